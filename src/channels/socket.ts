@@ -1,0 +1,267 @@
+import net from "node:net";
+
+import { CancelledError, MachineError, throwIfAborted } from "../errors/index.js";
+import type { ByteChannel } from "./byte-stream.js";
+import { assertSocketPathFits } from "./socket-path.js";
+import { systemError } from "./system-error.js";
+
+/** A Unix socket holds some 200 KiB, and a read gets what is there: a larger buffer would only leave the cache. */
+const READ_BYTES = 256 << 10;
+
+/** A connected stream socket as a channel. */
+export class SocketChannel implements ByteChannel {
+  readonly #socket: net.Socket;
+  readonly #peer: string;
+  /** What came and nobody has read yet; while there is any, the socket is paused. */
+  #rest: Uint8Array = new Uint8Array();
+  #paused = false;
+  #state: "open" | "ended" | "failed" = "open";
+  #failure: Error | undefined;
+  /** A read that waits for bytes; 0 of them mean that there will be no more. */
+  #waiting: { readonly target: Uint8Array; readonly resolve: (count: number) => void } | undefined;
+
+  /**
+   * @param socket A connected one; the channel takes it over.
+   * @param peer What the other side is called in errors.
+   */
+  constructor(socket: net.Socket, peer: string) {
+    this.#peer = peer;
+    const fast = withReusedBuffer(socket, (bytes) => this.#take(bytes));
+    this.#socket = fast ?? socket;
+    if (fast === undefined) {
+      socket.on("data", (chunk: Uint8Array) => {
+        if (!this.#take(chunk)) socket.pause();
+      });
+    }
+    this.#socket.on("end", () => this.#stop("ended"));
+    this.#socket.on("error", (error) => this.#stop("failed", error));
+    this.#socket.on("close", () => this.#stop("failed"));
+  }
+
+  async read(target: Uint8Array): Promise<number> {
+    if (this.#rest.length > 0) return this.#give(target);
+    if (this.#state === "open") {
+      if (this.#paused) {
+        this.#paused = false;
+        this.#socket.resume();
+      }
+      const count = await new Promise<number>((resolve) => (this.#waiting = { target, resolve }));
+      if (count > 0) return count;
+    }
+    if (this.#state === "ended") return 0;
+    throw systemError("Reading", this.#peer, this.#failure ?? this.#closed());
+  }
+
+  write(bytes: Uint8Array): Promise<void> {
+    return new Promise((resolve, reject) => {
+      // The callback comes when the kernel has the bytes, so that the caller may reuse them.
+      this.#socket.write(bytes, (error) => {
+        if (error === undefined || error === null) resolve();
+        else reject(systemError("Writing", this.#peer, this.#failure ?? this.#closed(error)));
+      });
+    });
+  }
+
+  end(): Promise<void> {
+    return new Promise((resolve) => this.#socket.end(resolve));
+  }
+
+  close(): Promise<void> {
+    this.#socket.destroy();
+    return Promise.resolve();
+  }
+
+  /**
+   * Hands bytes to the read that waits, and keeps what it has no room for.
+   *
+   * @returns false when the socket has to pause, and the bytes to stay as they are, until everything was read.
+   */
+  #take(bytes: Uint8Array): boolean {
+    this.#rest = bytes;
+    const waiting = this.#waiting;
+    this.#waiting = undefined;
+    waiting?.resolve(this.#give(waiting.target));
+    this.#paused = this.#rest.length > 0;
+    return !this.#paused;
+  }
+
+  #give(target: Uint8Array): number {
+    const count = Math.min(this.#rest.length, target.length);
+    target.set(this.#rest.subarray(0, count));
+    this.#rest = this.#rest.subarray(count);
+    return count;
+  }
+
+  #stop(state: "ended" | "failed", failure?: Error): void {
+    this.#failure ??= failure;
+    if (this.#state === "open") this.#state = state;
+    const waiting = this.#waiting;
+    this.#waiting = undefined;
+    waiting?.resolve(0);
+  }
+
+  #closed(cause?: unknown): MachineError {
+    return new MachineError(
+      "connection-closed",
+      `The connection to ${this.#peer} was closed`,
+      { path: this.#peer },
+      cause,
+    );
+  }
+}
+
+/** What Node keeps behind a socket; no part of its documented interface. */
+interface SocketInternals {
+  _handle?: { readonly useUserBuffer?: unknown } | null;
+}
+
+/**
+ * Moves a connection over to a socket that reads into one buffer again and again. Node offers that (`onread`) only for
+ * connections that one makes oneself, not for those that one accepts, so this reaches behind the interface.
+ *
+ * It makes receiving 1.3 to 1.5 times as fast, with a third to a half less processor time: 'data' events come with a new
+ * buffer of 64 KiB each, which the garbage collector runs after.
+ *
+ * @param take Gets the bytes, which are only valid until it returns; false pauses the socket and keeps them.
+ * @returns undefined, with the old socket untouched, when this Node looks different behind its interface.
+ */
+function withReusedBuffer(socket: net.Socket, take: (bytes: Uint8Array) => boolean): net.Socket | undefined {
+  const old = socket as SocketInternals;
+  const handle = old._handle;
+  // One that is for writing only must not begin to read.
+  if (!socket.readable || typeof handle?.useUserBuffer !== "function") return undefined;
+  old._handle = null;
+  const options = {
+    handle,
+    allowHalfOpen: true,
+    onread: {
+      buffer: new Uint8Array(READ_BYTES),
+      callback: (count: number, buffer: Uint8Array) => take(buffer.subarray(0, count)),
+    },
+  };
+  const moved = new net.Socket(options);
+  if ((moved as SocketInternals)._handle === handle) return moved;
+  old._handle = handle;
+  return undefined;
+}
+
+/** A listening socket that takes one connection after the other. */
+export class SocketListener {
+  readonly #server: net.Server;
+  readonly #name: string;
+  readonly #waiting: SocketChannel[] = [];
+  #failure: Error | undefined;
+  #wakeAcceptor: (() => void) | undefined;
+
+  private constructor(server: net.Server, name: string) {
+    this.#server = server;
+    this.#name = name;
+    server.on("connection", (socket) => {
+      this.#waiting.push(new SocketChannel(socket, name));
+      this.#wakeAcceptor?.();
+    });
+    // No more descriptors, for one; it may come again and again.
+    server.on("error", (error) => {
+      this.#failure ??= error;
+      this.#wakeAcceptor?.();
+    });
+  }
+
+  /**
+   * Starts listening at a path, or at host and port; an empty host is every address of this machine.
+   *
+   * @throws UsageError for a path that is too long; MachineError `io`.
+   */
+  static async listen(
+    address: { readonly path: string } | { readonly host: string; readonly port: number },
+    name: string,
+  ): Promise<SocketListener> {
+    if ("path" in address) assertSocketPathFits(address.path);
+    // Half open: a source may close its side and still wait for the return path's last message.
+    const server = net.createServer({ allowHalfOpen: true, noDelay: true });
+    return new Promise((resolve, reject) => {
+      const failed = (cause: Error): void => reject(systemError("Listening", name, cause));
+      server.once("error", failed);
+      server.listen(
+        // Without a host, Node takes IPv4 where there is no IPv6.
+        "path" in address ? { path: address.path } : address.host === "" ? { port: address.port } : address,
+        () => {
+          server.off("error", failed);
+          resolve(new SocketListener(server, name));
+        },
+      );
+    });
+  }
+
+  /** The TCP port in use; undefined on a path. */
+  get port(): number | undefined {
+    const address = this.#server.address();
+    return typeof address === "object" && address !== null ? address.port : undefined;
+  }
+
+  /** Whether there are connections that nobody accepted yet. */
+  get hasWaiting(): boolean {
+    return this.#waiting.length > 0;
+  }
+
+  /**
+   * The next connection.
+   *
+   * @throws MachineError `io` when none can be taken; CancelledError when the signal fires first.
+   */
+  async accept(signal?: AbortSignal): Promise<SocketChannel> {
+    throwIfAborted(signal);
+    if (this.#waiting.length === 0 && this.#failure === undefined) {
+      await new Promise<void>((resolve) => {
+        const wake = (): void => {
+          signal?.removeEventListener("abort", wake);
+          this.#wakeAcceptor = undefined;
+          resolve();
+        };
+        this.#wakeAcceptor = wake;
+        signal?.addEventListener("abort", wake);
+      });
+    }
+    const channel = this.#waiting.shift();
+    if (channel !== undefined) return channel;
+    throwIfAborted(signal);
+    throw systemError("Listening", this.#name, this.#failure ?? new Error("nobody came"));
+  }
+
+  /** Stops listening; connections that nobody accepted are closed. */
+  async close(): Promise<void> {
+    this.#server.close();
+    await Promise.all(this.#waiting.splice(0).map((channel) => channel.close()));
+  }
+}
+
+/**
+ * Connects to a listening socket.
+ *
+ * @throws UsageError for a path that is too long; MachineError `io` when nobody listens there; CancelledError.
+ */
+export async function connectSocket(
+  address: { readonly path: string } | { readonly host: string; readonly port: number },
+  name: string,
+  signal?: AbortSignal,
+): Promise<SocketChannel> {
+  throwIfAborted(signal);
+  if ("path" in address) assertSocketPathFits(address.path);
+  return new Promise((resolve, reject) => {
+    const socket = net.connect({ ...address, allowHalfOpen: true, noDelay: true });
+    const abort = (): void => {
+      socket.destroy();
+      reject(new CancelledError(undefined, signal?.reason));
+    };
+    signal?.addEventListener("abort", abort, { once: true });
+    socket.once("error", (cause) => {
+      signal?.removeEventListener("abort", abort);
+      reject(systemError("Connecting", name, cause));
+    });
+    socket.once("connect", () => {
+      signal?.removeEventListener("abort", abort);
+      socket.removeAllListeners("error");
+      resolve(new SocketChannel(socket, name));
+    });
+  });
+}

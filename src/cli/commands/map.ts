@@ -1,0 +1,68 @@
+import path from "node:path";
+
+import { OutputFile, parseFileWithOffset } from "../../channels/index.js";
+import {
+  mapDifference,
+  mapFormatOf,
+  mapMemory,
+  type MapNumbers,
+  mapNumbers,
+  maxCellsOf,
+  type MemoryMap,
+  writeMap,
+} from "../../map/index.js";
+import { openSnapshot } from "../../snapshot/index.js";
+import { type CommandContext, type CommonOptions, printResult, withContext } from "../context.js";
+import { bytes } from "../format.js";
+import { table } from "../table.js";
+import { withSnapshots } from "./diff.js";
+
+/** `ramport map`. */
+export async function map(
+  files: readonly [string, string?],
+  output: string,
+  options: CommonOptions & { readonly replace?: boolean },
+): Promise<void> {
+  const format = mapFormatOf(output);
+  // What cannot be written is not worth reading all memory for.
+  OutputFile.reserve(output, options);
+  const numbers = await withContext(options, async (context) => {
+    const maxCells = maxCellsOf(format);
+    const made = await makeMap(files, { ...context, ...(maxCells === undefined ? {} : { maxCells }) });
+    const labels = files.map((file) => path.basename(parseFileWithOffset(file ?? "").path));
+    await writeMap(made, output, { ...options, labels, signal: context.signal });
+    return mapNumbers(made);
+  });
+  printResult(options, { path: path.resolve(output), ...numbers }, describe(output, numbers));
+}
+
+async function makeMap(
+  [first, second]: readonly [string, string?],
+  context: CommandContext & { readonly maxCells?: number },
+): Promise<MemoryMap> {
+  if (second !== undefined) {
+    return withSnapshots([first, second], context, ([a, b]) => mapDifference(a, b, context));
+  }
+  const { path: file, offset } = parseFileWithOffset(first);
+  const snapshot = await openSnapshot(file, { offset, ...context });
+  try {
+    return await mapMemory(snapshot, context);
+  } finally {
+    snapshot.close();
+  }
+}
+
+function describe(output: string, { kinds, blocks }: MapNumbers): string[] {
+  const ids = Object.keys(kinds);
+  return [
+    ...table(
+      ["pages of", ...ids.map((id) => id.replaceAll("-", " "))],
+      [
+        ...blocks.map((block) => [block.name, ...ids.map((id) => block.kinds[id]?.pages ?? 0)]),
+        ["all blocks", ...ids.map((id) => kinds[id]?.pages ?? 0)],
+      ],
+    ),
+    "",
+    `${bytes(Object.values(kinds).reduce((sum, kind) => sum + kind.bytes, 0))} of guest memory drawn into ${output}`,
+  ];
+}

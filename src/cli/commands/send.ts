@@ -1,0 +1,21 @@
+import process from "node:process";
+
+import { parseFileWithOffset, parseMigrationUri } from "../../channels/index.js";
+import { sendSnapshot } from "../../session/index.js";
+import { type CommonOptions, printResult, withContext } from "../context.js";
+import { bytes } from "../format.js";
+
+/** `ramport send`. */
+export async function send(file: string, uri: string, options: CommonOptions): Promise<void> {
+  const parsed = parseMigrationUri(uri);
+  const { path, offset } = parseFileWithOffset(file);
+  const result = await withContext(options, (context) =>
+    sendSnapshot(path, parsed, { ...context, streamOffset: offset }),
+  );
+  const end =
+    result.confirmed === true ? "the destination has loaded it" : "nothing said whether it was loaded";
+  const line = `Sent ${file} to ${uri}: ${bytes(result.sentBytes)}; ${end}`;
+  // Standard output carries the stream itself.
+  if (parsed.kind === "stdio") process.stderr.write(`${line}\n`);
+  else printResult(options, result, [line]);
+}

@@ -1,0 +1,23 @@
+import type { Command } from "commander";
+
+import { defineCommand } from "./shared.js";
+
+/** Defines `ramport copy`. */
+export function addCopy(program: Command): void {
+  defineCommand(
+    program,
+    "copy <in> <out>",
+    "Copy a snapshot so that it stays sparse, and compare the copy.",
+    ["ramport copy vm.ram /backup/vm.ram", "ramport copy vm.ram /backup/vm.ram --force --no-verify"],
+  )
+    .option("--force", "replace an existing file")
+    .option("--no-verify", "do not read the copy back")
+    .action(async (input: string, output: string, { force, ...options }: CopyFlags) => {
+      const { copy } = await import("../commands/copy.js");
+      await copy(input, output, { ...options, ...(force === true ? { replace: true } : {}) });
+    });
+}
+
+type CopyFlags = Omit<Parameters<typeof import("../commands/copy.js").copy>[2], "replace"> & {
+  readonly force?: boolean;
+};

@@ -1,0 +1,32 @@
+import { type Command, Option } from "commander";
+
+import { wholeNumber } from "../parse-options.js";
+import { defineCommand } from "./shared.js";
+
+/** Defines `ramport extract`. */
+export function addExtract(program: Command): void {
+  defineCommand(program, "extract <file>", "Write RAM blocks as raw, sparse files.", [
+    "ramport extract vm.ram --block pc.ram -o memory.raw",
+    "ramport extract vm.ram --all -o blocks             # a file for each block, in a folder",
+    "zstdcat vm.stream.zst | ramport extract - --block pc.ram -o memory.raw",
+    "ramport extract vm.ram --all -o blocks --sha256 --json | jq '.blocks[]'",
+  ])
+    .addOption(new Option("--block <name>", "extract this block; info lists them").conflicts("all"))
+    .option("--all", "extract each block, into a file with the block's name")
+    .requiredOption("-o, --output <path>", "the file, or with --all the folder, to write")
+    .option("--sha256", "read the files back and print their SHA-256")
+    .option("--force", "replace existing files")
+    .option(
+      "--target-page-size <bytes>",
+      "for guests whose pages are not of 4096 bytes and whose stream does not say so",
+      wholeNumber("--target-page-size", 256, 65_536),
+    )
+    .action(async (file: string, { force, ...options }: ExtractFlags) => {
+      const { extract } = await import("../commands/extract.js");
+      await extract(file, { ...options, ...(force === true ? { replace: true } : {}) });
+    });
+}
+
+type ExtractFlags = Omit<Parameters<typeof import("../commands/extract.js").extract>[1], "replace"> & {
+  readonly force?: boolean;
+};

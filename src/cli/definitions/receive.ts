@@ -1,0 +1,33 @@
+import type { Command } from "commander";
+
+import { wholeNumber } from "../parse-options.js";
+import { defineCommand } from "./shared.js";
+
+/** Defines `ramport receive`. */
+export function addReceive(program: Command): void {
+  defineCommand(
+    program,
+    "receive <uri> <out>",
+    "Wait for an incoming migration and write it as a mapped-ram file.",
+    [
+      "ramport receive unix:/tmp/in.sock vm.ram           # then, in QEMU: migrate unix:/tmp/in.sock",
+      "ramport receive tcp:0.0.0.0:4444 vm.ram",
+      "ramport receive file:vm.stream vm.ram              # a stream that was saved before",
+      "zstdcat vm.stream.zst | ramport receive - vm.ram",
+    ],
+  )
+    .option("--force", "replace an existing file")
+    .option(
+      "--target-page-size <bytes>",
+      "for guests whose pages are not of 4096 bytes and whose stream does not say so",
+      wholeNumber("--target-page-size", 256, 65_536),
+    )
+    .action(async (uri: string, out: string, { force, ...options }: ReceiveFlags) => {
+      const { receive } = await import("../commands/receive.js");
+      await receive(uri, out, { ...options, ...(force === true ? { replace: true } : {}) });
+    });
+}
+
+type ReceiveFlags = Omit<Parameters<typeof import("../commands/receive.js").receive>[2], "replace"> & {
+  readonly force?: boolean;
+};

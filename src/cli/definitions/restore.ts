@@ -1,0 +1,39 @@
+import { type Command, Option } from "commander";
+
+import { wholeNumber } from "../parse-options.js";
+import { defineCommand, qmpOption, viaOption } from "./shared.js";
+
+/** Defines `ramport restore`. */
+export function addRestore(program: Command): void {
+  defineCommand(
+    program,
+    "restore <file>",
+    "Load a mapped-ram file into a QEMU started with -incoming defer.",
+    [
+      "qemu-system-x86_64 -m 2G ... -incoming defer -qmp unix:/run/new.qmp,server=on,wait=off &",
+      "ramport restore vm.ram --qmp /run/new.qmp          # runs, or is paused, as it was saved",
+      "ramport restore vm.ram --qmp /run/new.qmp --run    # runs in any case",
+    ],
+  )
+    .addOption(qmpOption())
+    .addOption(new Option("--run", "let the guest run, even if it was saved paused").conflicts("paused"))
+    .option("--paused", "leave the guest paused, even if it was saved running")
+    .addOption(
+      new Option("--method <name>", "who reads the file: QEMU 9.0 and newer (mapped-ram), or ramport (send)")
+        .choices(["auto", "mapped-ram", "send"])
+        .default("auto"),
+    )
+    .option("--channels <n>", "multifd channels (mapped-ram method)", wholeNumber("--channels", 1, 255))
+    .option("--direct-io", "read past the page cache (mapped-ram method, QEMU 9.1 and newer)")
+    .addOption(viaOption())
+    .action(async (file: string, { run, paused, ...options }: RestoreFlags) => {
+      const { restore } = await import("../commands/restore.js");
+      const then = run === true ? "run" : paused === true ? "pause" : undefined;
+      await restore(file, { ...options, ...(then === undefined ? {} : { then }) });
+    });
+}
+
+type RestoreFlags = Omit<Parameters<typeof import("../commands/restore.js").restore>[1], "then"> & {
+  readonly run?: boolean;
+  readonly paused?: boolean;
+};

@@ -1,0 +1,21 @@
+import type { Command } from "commander";
+
+import type { CommonOptions } from "../context.js";
+import { defineCommand } from "./shared.js";
+
+/** Defines `ramport send`. */
+export function addSend(program: Command): void {
+  defineCommand(
+    program,
+    "send <file> <uri>",
+    "Send a mapped-ram file to a waiting QEMU, of any version, as a precopy stream.",
+    [
+      "qemu-system-x86_64 -m 2G ... -incoming unix:/tmp/in.sock &",
+      "ramport send vm.ram unix:/tmp/in.sock",
+      "ramport send vm.ram - | ssh host 'cat > /run/vm.stream'",
+    ],
+  ).action(async (file: string, uri: string, options: CommonOptions) => {
+    const { send } = await import("../commands/send.js");
+    await send(file, uri, options);
+  });
+}

@@ -1,0 +1,34 @@
+import { type Command, Option } from "commander";
+
+import type { CommonOptions } from "../context.js";
+
+/** A command with the options that all have; its action is loaded when it runs. */
+export function defineCommand(
+  program: Command,
+  usage: string,
+  description: string,
+  examples: readonly string[],
+): Command {
+  return program
+    .command(usage)
+    .description(description)
+    .option("--json", "print the result as JSON")
+    .option("--no-progress", "show no progress")
+    .option("--verbose", "say what is done and, on errors, what caused them")
+    .hook("preAction", async (_, action) => {
+      const { verbose } = action.opts<CommonOptions>();
+      if (verbose === true) await import("../verbose-log.js").then((module) => module.logToStandardError());
+    })
+    .addHelpText("after", `\nExamples:\n${examples.map((line) => `  $ ${line}`).join("\n")}`);
+}
+
+/** `--qmp`. */
+export const qmpOption = (): Option =>
+  new Option(
+    "--qmp <socket>",
+    "QMP socket of the QEMU: a path, unix:PATH or tcp:HOST:PORT",
+  ).makeOptionMandatory();
+
+/** `--via`. */
+export const viaOption = (): Option =>
+  new Option("--via <uri>", "unix:PATH or tcp:HOST:PORT to travel over, where a private socket will not do");

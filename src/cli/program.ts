@@ -1,0 +1,64 @@
+import process from "node:process";
+
+import { Command, CommanderError } from "commander";
+
+import { addConvert } from "./definitions/convert.js";
+import { addCopy } from "./definitions/copy.js";
+import { addDiff } from "./definitions/diff.js";
+import { addExtract } from "./definitions/extract.js";
+import { addInfo } from "./definitions/info.js";
+import { addInspect } from "./definitions/inspect.js";
+import { addMap } from "./definitions/map.js";
+import { addReceive } from "./definitions/receive.js";
+import { addRestore } from "./definitions/restore.js";
+import { addSave } from "./definitions/save.js";
+import { addSend } from "./definitions/send.js";
+import { addVerify } from "./definitions/verify.js";
+import { ExitCode, exitCodeOf } from "./exit-codes.js";
+import { reportError } from "./report-error.js";
+
+/** Runs the command line and sets the process's exit code. */
+export async function runProgram(argv: readonly string[]): Promise<void> {
+  const program = buildProgram();
+  // Whoever reads our output may stop reading (`ramport info X | head`): nothing to complain about.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "EPIPE") process.exit(ExitCode.fine);
+    throw error;
+  });
+  try {
+    await program.parseAsync(argv);
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      // Commander has printed what is to be said.
+      process.exitCode = error.exitCode === 0 ? ExitCode.fine : ExitCode.usage;
+      return;
+    }
+    reportError(error, argv.includes("--verbose"));
+    process.exitCode = exitCodeOf(error);
+  }
+}
+
+function buildProgram(): Command {
+  const program = new Command("ramport")
+    .description("Saves, moves, inspects and restores the memory of virtual machines.")
+    .option("-V, --version", "print the version")
+    .exitOverride()
+    .showHelpAfterError("(add --help for the options and examples)")
+    .addHelpText(
+      "after",
+      "\nExit codes: 0 fine, 1 bad file or stream, 2 wrong usage, 3 machine, QEMU or network failed, 130 cancelled.",
+    );
+  addSave(program);
+  addRestore(program);
+  addReceive(program);
+  addSend(program);
+  addInfo(program);
+  addInspect(program);
+  addVerify(program);
+  addDiff(program);
+  addMap(program);
+  addConvert(program);
+  addCopy(program);
+  addExtract(program);
+  return program;
+}

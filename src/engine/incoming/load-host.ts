@@ -1,0 +1,204 @@
+import type { RandomAccessSource } from "../../channels/index.js";
+import { FormatError, throwIfAborted, UsageError } from "../../errors/index.js";
+import type { PageBitmap } from "../../memory/index.js";
+import { RAM_SECTION } from "../../wire/index.js";
+import {
+  type DeviceState,
+  eachPiece,
+  eventLoopTurns,
+  type HostRamBlock,
+  type MigrationHost,
+} from "../host.js";
+import {
+  type MappedRamBlock,
+  type MappedRamFile,
+  openMappedRam,
+  readMappedRamTail,
+  readPageBitmap,
+} from "../mapped-ram/open.js";
+import { type ProgressListener, ProgressMeter } from "../progress.js";
+
+/** Options of {@link loadHost}. */
+export interface LoadHostOptions {
+  /** Where the stream starts in the file; default 0. */
+  readonly streamOffset?: number;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: ProgressListener;
+}
+
+/** What was loaded. */
+export interface LoadHostResult {
+  readonly pages: { readonly normal: number; readonly zero: number };
+  /** Bytes of pages read from the file. */
+  readonly readBytes: number;
+  readonly totalMs: number;
+}
+
+/** What goes into one block of the host. */
+interface BlockLoad {
+  /** Place in the host's list. */
+  readonly index: number;
+  readonly name: string;
+  readonly pagesOffset: number;
+  /** Pages that have content; the others become zero. */
+  readonly present: PageBitmap;
+}
+
+/** Largest read; also what is read between two turns of the event loop. */
+const SLICE_BYTES = 4 << 20;
+
+/**
+ * Restores an embedded machine from a mapped-ram file. The machine, the blocks, the bitmaps and the devices are checked
+ * first: until they all fit, nothing of the host is changed. It is left stopped, as it was when it was saved.
+ *
+ * @throws FormatError when the file is damaged or is not of such a machine; UsageError when the guest runs;
+ *   CancelledError. What fails once memory is being replaced leaves a host that is good for nothing but another load.
+ */
+export async function loadHost(
+  host: MigrationHost,
+  file: RandomAccessSource,
+  options: LoadHostOptions = {},
+): Promise<LoadHostResult> {
+  throwIfAborted(options.signal);
+  if (host.running) {
+    throw new UsageError("The guest that is to be replaced is running", { hint: "stop it first" });
+  }
+  const startMs = performance.now();
+  const skeleton = openMappedRam(file, options.streamOffset ?? 0);
+  checkMachine(host, skeleton);
+  const loads = planBlocks(host, file, skeleton);
+  const devices = readDevices(file, skeleton);
+  host.checkDevices(devices);
+  const readBytes = await loadMemory(host, file, loads, options);
+  host.loadDevices(devices);
+  const normal = readBytes / host.pageSize;
+  return {
+    pages: { normal, zero: skeleton.totalBytes / host.pageSize - normal },
+    readBytes,
+    totalMs: performance.now() - startMs,
+  };
+}
+
+function checkMachine(
+  host: MigrationHost,
+  { configuration, pageSize, blocks, beforeRam }: MappedRamFile,
+): void {
+  if (configuration.machine !== host.machine) {
+    throw new FormatError("unsupported", "The file is of another machine", {
+      section: "configuration",
+      expected: host.machine,
+      actual: configuration.machine,
+    });
+  }
+  const odd = blocks.find(({ mapped }) => mapped?.pageSize !== host.pageSize);
+  if (odd !== undefined) {
+    throw new FormatError("unsupported", "The file has another page size than the machine", {
+      block: odd.name,
+      expected: host.pageSize,
+      actual: odd.mapped?.pageSize ?? pageSize,
+    });
+  }
+  const early = beforeRam.find(({ header }) => header !== undefined);
+  if (early?.header !== undefined) {
+    throw new FormatError("unsupported", "The file has a device in front of its memory", {
+      offset: early.offset,
+      section: early.header.name,
+    });
+  }
+}
+
+function planBlocks(host: MigrationHost, file: RandomAccessSource, { blocks }: MappedRamFile): BlockLoad[] {
+  const own = host.ramBlocks();
+  const missing = own.find(({ name }) => !blocks.some((block) => block.name === name));
+  if (missing !== undefined) {
+    throw new FormatError("inconsistent", "The file lacks a RAM block of the machine", {
+      section: RAM_SECTION.name,
+      block: missing.name,
+    });
+  }
+  return blocks.map((block) => planBlock(own, file, block));
+}
+
+function planBlock(own: readonly HostRamBlock[], file: RandomAccessSource, block: MappedRamBlock): BlockLoad {
+  const place = { section: RAM_SECTION.name, block: block.name };
+  const index = own.findIndex(({ name }) => name === block.name);
+  const target = own[index];
+  if (target === undefined || block.mapped === undefined) {
+    throw new FormatError("inconsistent", "The machine has no such RAM block", place);
+  }
+  if (target.usedLength !== block.usedLength) {
+    throw new FormatError("inconsistent", "A RAM block of the machine has another length", {
+      ...place,
+      expected: target.usedLength,
+      actual: block.usedLength,
+      hint: "create the machine with the memory sizes that it was saved with",
+    });
+  }
+  const present = readPageBitmap(file, block);
+  if (present.tailBits() > 0) {
+    throw new FormatError("malformed", "A bitmap has bits past the last page", {
+      ...place,
+      offset: block.mapped.bitmapOffset,
+    });
+  }
+  return { index, name: block.name, pagesOffset: block.mapped.pagesOffset, present };
+}
+
+function readDevices(file: RandomAccessSource, skeleton: MappedRamFile): DeviceState[] {
+  const { tail, bytes } = readMappedRamTail(file, skeleton);
+  return tail.sections.map(({ name, instance, version, payloadOffset, payloadLength }) => {
+    const at = payloadOffset - tail.baseOffset;
+    return { name, instance, version, payload: bytes.subarray(at, at + payloadLength), fields: [] };
+  });
+}
+
+/** Fills the blocks; returns the bytes read from the file. */
+async function loadMemory(
+  host: MigrationHost,
+  file: RandomAccessSource,
+  loads: readonly BlockLoad[],
+  { signal, onProgress }: LoadHostOptions,
+): Promise<number> {
+  const { pageSize } = host;
+  const meter = new ProgressMeter(onProgress);
+  const breathe = eventLoopTurns(signal);
+  const totalBytes = loads.reduce((sum, { present }) => sum + present.count() * pageSize, 0);
+  let readBytes = 0;
+  let slice = 0;
+  for (const load of loads) {
+    const memory = (): readonly Uint8Array[] => host.ramBlocks()[load.index]?.segments ?? [];
+    for (const { start, end } of load.present.clearRuns()) {
+      eachPiece(memory(), start * pageSize, (end - start) * pageSize, SLICE_BYTES, (bytes) => bytes.fill(0));
+    }
+    for (const { start, end } of load.present.runs()) {
+      for (let at = start * pageSize; at < end * pageSize; at += SLICE_BYTES) {
+        const length = Math.min(SLICE_BYTES, end * pageSize - at);
+        eachPiece(memory(), at, length, SLICE_BYTES, (bytes, address) =>
+          readPages(file, load, bytes, address),
+        );
+        readBytes += length;
+        slice += length;
+        if (slice < SLICE_BYTES) continue;
+        slice = 0;
+        meter.update(readBytes, () => ({
+          phase: "restoring",
+          totalBytes,
+          remainingBytes: totalBytes - readBytes,
+        }));
+        await breathe();
+      }
+    }
+  }
+  return readBytes;
+}
+
+function readPages(file: RandomAccessSource, load: BlockLoad, bytes: Uint8Array, address: number): void {
+  const offset = load.pagesOffset + address;
+  const count = file.readAt(bytes, offset);
+  if (count === bytes.length) return;
+  throw new FormatError("truncated", "The file ends inside a page", {
+    offset: offset + count,
+    section: RAM_SECTION.name,
+    block: load.name,
+  });
+}

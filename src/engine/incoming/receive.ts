@@ -1,0 +1,463 @@
+import { setTimeout as sleep } from "node:timers/promises";
+
+import type { ByteSink, ByteSource } from "../../channels/index.js";
+import { assert, CancelledError, FormatError, throwIfAborted } from "../../errors/index.js";
+import {
+  BlockListBuilder,
+  ByteReader,
+  ByteWriter,
+  type Command,
+  type Configuration,
+  afterType,
+  decodeBlockListEntry,
+  decodeBlockListHead,
+  decodeCommand,
+  decodeConfiguration,
+  decodeFileHeader,
+  decodeSectionFooter,
+  decodeSectionHeader,
+  decodeStreamTail,
+  DEFAULT_TARGET_PAGE_SIZE,
+  encodeCommand,
+  encodePong,
+  encodeShut,
+  endsWithDescription,
+  examineStreamTail,
+  Limits,
+  MigrationCommand,
+  RAM_SECTION,
+  type RamBlockEntry,
+  RamRecordDecoder,
+  SECTION_FOOTER_BYTES,
+  searchSectionFooter,
+  type SectionHeader,
+  SectionType,
+} from "../../wire/index.js";
+import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
+import type { MigrationTarget, RamSectionType } from "../migration-target.js";
+import { type ProgressListener, ProgressMeter } from "../progress.js";
+import { StreamInput } from "../stream-input.js";
+import { PageIndex } from "./page-index.js";
+import { type StreamHead, StreamFacts } from "./stream-facts.js";
+
+/** How to receive. */
+export interface ReceiveOptions {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: ProgressListener;
+  /** Where the stream starts in its file: what is said of places counts from there. */
+  readonly startOffset?: number;
+  /** Bytes; for sources that say nothing of it in the stream and do not have x86's 4096. */
+  readonly targetPageSize?: number;
+  /** Where PINGs are answered and the end is confirmed, when the source opens a return path. */
+  readonly returnPath?: ByteSink;
+}
+
+/** What was received. */
+export interface ReceiveResult {
+  readonly configuration: Configuration | undefined;
+  readonly blocks: readonly RamBlockEntry[];
+  readonly receivedBytes: number;
+  /**
+   * Tells the source that all is well, where it waits to hear it; to be called when what was received is safe. Until
+   * then the source keeps its guest ready to go on.
+   */
+  confirm(): Promise<void>;
+}
+
+/** Device state that is kept in memory until the stream's end, when its description says what it is. */
+const INITIAL_TAIL_BYTES = 1 << 20;
+/** A source that has more to send does not pause between two bytes for so long, or its pause costs one look. */
+const SILENCE_MS = 5;
+const LONG_SILENCE_MS = 500;
+
+/**
+ * Reads one precopy migration stream to its end and hands it to a target.
+ *
+ * @throws FormatError for anything that the stream must not hold; CancelledError when the signal fires; whatever source
+ *   and target throw. The target is then incomplete and must be thrown away.
+ */
+export async function receiveMigration(
+  source: ByteSource,
+  target: MigrationTarget,
+  options: ReceiveOptions = {},
+): Promise<ReceiveResult> {
+  const { signal } = options;
+  throwIfAborted(signal);
+  const abort = (): void => void source.close();
+  signal?.addEventListener("abort", abort, { once: true });
+  try {
+    return await new IncomingMigration(source, target, options).run();
+  } catch (error) {
+    throw signal?.aborted === true ? new CancelledError(undefined, error) : error;
+  } finally {
+    signal?.removeEventListener("abort", abort);
+  }
+}
+
+/**
+ * Reads the head of a stream: everything up to where its pages begin. The source is left somewhere behind that.
+ *
+ * @throws FormatError as {@link receiveMigration} does.
+ */
+export async function readMigrationHead(
+  source: ByteSource,
+  options: Pick<ReceiveOptions, "startOffset" | "targetPageSize"> = {},
+): Promise<StreamHead> {
+  const facts = new StreamFacts(new PageIndex());
+  await new IncomingMigration(source, facts, options).readHead();
+  if (facts.head === undefined) throw new FormatError("malformed", "The stream has no RAM section");
+  return facts.head;
+}
+
+class IncomingMigration {
+  readonly #input: StreamInput;
+  readonly #target: MigrationTarget;
+  readonly #options: ReceiveOptions;
+  readonly #meter: ProgressMeter;
+  #configuration: Configuration | undefined;
+  #ram: { readonly header: SectionHeader; readonly blocks: readonly RamBlockEntry[] } | undefined;
+  #decoder: RamRecordDecoder | undefined;
+  /** Whether sections end with footers, as the first part of RAM shows. */
+  #footers: boolean | undefined;
+  #ramPartSeen = false;
+  #ramEnded = false;
+  #bytesBeforeRam = 0;
+  /** Sections that began, and commands. */
+  #begun = 0;
+  #returnPath: ByteSink | undefined;
+  #postcopyPageSizes = 0;
+
+  constructor(source: ByteSource, target: MigrationTarget, options: ReceiveOptions) {
+    this.#input = new StreamInput(source, options.startOffset);
+    this.#target = target;
+    this.#options = options;
+    this.#meter = new ProgressMeter(options.onProgress);
+  }
+
+  async run(): Promise<ReceiveResult> {
+    const input = this.#input;
+    await this.readHead();
+    while (!this.#ramEnded) await this.#readSection();
+    const bytes = await this.#readTail();
+    const offset = input.endOffset - bytes.length;
+    const tail = decodeStreamTail(bytes, offset, { footers: this.#footers ?? true });
+    this.#target.tail(tail, bytes);
+    if (this.#ram === undefined)
+      throw new FormatError("malformed", "The stream has no RAM section", { offset });
+    const returnPath = this.#returnPath;
+    return {
+      configuration: this.#configuration,
+      blocks: this.#ram.blocks,
+      receivedBytes: input.receivedBytes,
+      confirm: () => (returnPath === undefined ? Promise.resolve() : sendShut(returnPath, 0)),
+    };
+  }
+
+  /** Reads up to where the pages begin: the block list, and the devices that come early. */
+  async readHead(): Promise<void> {
+    const input = this.#input;
+    await input.parse(decodeFileHeader);
+    this.#configuration = await this.#readConfiguration();
+    this.#target.configuration(this.#configuration);
+    while (this.#ram === undefined || !(await this.#atLaterPart())) {
+      if (this.#ramEnded) return;
+      await this.#readSection();
+    }
+  }
+
+  async #atLaterPart(): Promise<boolean> {
+    const type = await this.#input.peek();
+    return type === SectionType.PART || type === SectionType.END;
+  }
+
+  async #readConfiguration(): Promise<Configuration | undefined> {
+    const type = await this.#input.peek();
+    if (type === undefined) {
+      throw new FormatError("truncated", "The stream ends behind its first bytes", {
+        offset: this.#input.offset,
+      });
+    }
+    if (type !== SectionType.CONFIGURATION) return undefined;
+    return this.#input.parse((reader) => decodeConfiguration(afterType(reader)));
+  }
+
+  async #readSection(): Promise<void> {
+    const input = this.#input;
+    const { offset } = input;
+    const type = await input.peek();
+    switch (type) {
+      case SectionType.START:
+      case SectionType.FULL:
+        this.#countBegun(offset);
+        await this.#readNamedSection(type, offset);
+        return;
+      case SectionType.PART:
+      case SectionType.END:
+        await this.#readLaterPart(type);
+        return;
+      case SectionType.COMMAND:
+        this.#countBegun(offset);
+        await this.#runCommand(await input.parse((reader) => decodeCommand(afterType(reader))), offset);
+        return;
+      case SectionType.EOF:
+        throw new FormatError("malformed", "The stream ends before its RAM section does", { offset });
+      case undefined:
+        throw new FormatError("truncated", "The stream ends before its RAM section does", { offset });
+      default:
+        throw new FormatError("malformed", "Something that is no section stands in the stream", {
+          offset,
+          actual: `0x${type.toString(16)}`,
+        });
+    }
+  }
+
+  #countBegun(offset: number): void {
+    if (++this.#begun <= Limits.sections) return;
+    throw new FormatError("limit-exceeded", `There are more than ${Limits.sections} sections`, { offset });
+  }
+
+  async #readNamedSection(type: number, offset: number): Promise<void> {
+    if (type === SectionType.FULL && this.#ramPartSeen) {
+      // A background snapshot has no END. Early devices (virtio-mem) come before the first PART.
+      this.#ramEnded = true;
+      return;
+    }
+    const start = await this.#input.peekParse((reader) => decodeSectionHeader(afterType(reader)));
+    if (start.value.name === RAM_SECTION.name) {
+      this.#input.position += start.length;
+      await this.#readRamStart(type, start.value, offset);
+    } else await this.#readOpaqueSection(start.value, start.length);
+  }
+
+  async #readLaterPart(type: RamSectionType): Promise<void> {
+    const start = await this.#input.peekParse((reader) => afterType(reader).u32());
+    if (start.value === this.#ram?.header.id) {
+      this.#input.position += start.length;
+      await this.#readRamRecords(type);
+    } else await this.#readOpaqueSection({ id: start.value, name: `number ${start.value}` }, start.length);
+  }
+
+  async #readRamStart(type: number, header: SectionHeader, offset: number): Promise<void> {
+    const place = { offset, section: RAM_SECTION.name };
+    if (type !== SectionType.START || this.#ram !== undefined) {
+      throw new FormatError("malformed", "The RAM section begins in a way that it cannot", place);
+    }
+    if (header.version !== RAM_SECTION.version) {
+      throw new FormatError("unsupported", "The RAM section has an unknown version", {
+        ...place,
+        expected: RAM_SECTION.version,
+        actual: header.version,
+      });
+    }
+    const capabilities = this.#configuration?.capabilities ?? [];
+    if (capabilities.includes(MAPPED_RAM_CAPABILITY)) {
+      throw new FormatError("unsupported", "This is a mapped-ram file already, not a stream", {
+        ...place,
+        hint: "use it as it is",
+      });
+    }
+    const dialect = {
+      ignoreShared: capabilities.includes(IGNORE_SHARED_CAPABILITY),
+      postcopyPageSizes: this.#postcopyPageSizes,
+    };
+    const list = new BlockListBuilder(await this.#input.parse(decodeBlockListHead));
+    while (!list.complete) {
+      const entryOffset = this.#input.offset;
+      list.add(await this.#input.parse((reader) => decodeBlockListEntry(reader, dialect)), entryOffset);
+    }
+    const pageSize = this.#targetPageSize(list.blocks, offset);
+    this.#ram = { header, blocks: list.blocks };
+    const sink = this.#target.ramStart(header, list.blocks, pageSize, offset);
+    this.#decoder = new RamRecordDecoder(list.blocks, pageSize, sink);
+    await this.#readRamRecords(SectionType.START);
+  }
+
+  #targetPageSize(blocks: readonly RamBlockEntry[], offset: number): number {
+    const bits = this.#configuration?.targetPageBits;
+    const fromStream = bits === undefined ? undefined : 2 ** bits;
+    const pageSize = fromStream ?? this.#options.targetPageSize ?? DEFAULT_TARGET_PAGE_SIZE;
+    const pages = blocks.reduce((sum, block) => sum + block.usedLength / pageSize, 0);
+    if (pages > Limits.pages) {
+      throw new FormatError("limit-exceeded", "The guest has too many pages", {
+        offset,
+        section: RAM_SECTION.name,
+        expected: `at most ${Limits.pages}`,
+        actual: pages,
+      });
+    }
+    const odd = blocks.find((block) => block.usedLength % pageSize !== 0);
+    if (odd !== undefined) {
+      throw new FormatError("malformed", "A RAM block is no multiple of the target page size", {
+        offset,
+        section: RAM_SECTION.name,
+        block: odd.name,
+        expected: `a multiple of ${pageSize}`,
+        actual: odd.usedLength,
+      });
+    }
+    return pageSize;
+  }
+
+  /** The hot loop: whole records out of the window, synchronously, until the section's EOS. */
+  async #readRamRecords(type: RamSectionType): Promise<void> {
+    const input = this.#input;
+    const decoder = this.#decoder;
+    const ram = this.#ram;
+    assert(decoder !== undefined && ram !== undefined, "RAM records before the block list");
+    while (true) {
+      input.position = decoder.decode(input.bytes, input.position, input.end, input.baseOffset);
+      if (decoder.stop === "end-of-section") break;
+      if (!(await input.fill())) {
+        throw new FormatError("truncated", "The stream ends in the middle of guest memory", {
+          offset: input.endOffset,
+          section: RAM_SECTION.name,
+        });
+      }
+      this.#reportProgress();
+    }
+    this.#target.ramSectionEnd(type, await this.#readFooter(ram.header));
+    if (type === SectionType.PART) this.#ramPartSeen = true;
+    if (type === SectionType.END) this.#ramEnded = true;
+  }
+
+  #reportProgress(): void {
+    this.#meter.update(this.#input.receivedBytes, () => ({
+      phase: "receiving",
+      totalBytes: this.#ram?.blocks.reduce((sum, block) => sum + block.usedLength, 0) ?? 0,
+    }));
+  }
+
+  /** Machine types of QEMU 2.3 and older send no footers, and then nowhere. */
+  async #readFooter(header: SectionHeader): Promise<boolean> {
+    this.#footers ??= (await this.#input.peek()) === SectionType.FOOTER;
+    if (this.#footers) await this.#input.parse((reader) => decodeSectionFooter(reader, header));
+    return this.#footers;
+  }
+
+  /** A section whose length nothing has told yet: it ends with its footer. */
+  async #readOpaqueSection(header: Pick<SectionHeader, "id" | "name">, headBytes: number): Promise<void> {
+    const { offset } = this.#input;
+    // A footer needs what follows it to be believed, so a later search starts a little before the bytes that are new.
+    const lookBack = 512;
+    let searched = headBytes;
+    const bytes = await this.#input.parse((reader) => {
+      const footer = searchSectionFooter(reader.bytes, searched, header.id);
+      searched = Math.max(headBytes, reader.bytes.length - lookBack);
+      if (footer >= 0) return reader.view(footer + SECTION_FOOTER_BYTES);
+      throw new FormatError("truncated", "The end of a device section was not found", {
+        offset: reader.offset,
+        section: header.name,
+      });
+    });
+    this.#takeVerbatim(bytes, offset);
+  }
+
+  /** The target keeps in memory what stands in front of RAM. */
+  #takeVerbatim(bytes: Uint8Array, offset: number): void {
+    if (this.#ram === undefined) this.#bytesBeforeRam += bytes.length;
+    if (this.#bytesBeforeRam > Limits.tailBytes) {
+      throw new FormatError(
+        "limit-exceeded",
+        `What stands in front of RAM has more than ${Limits.tailBytes} bytes`,
+        { offset },
+      );
+    }
+    this.#target.verbatim(bytes, offset);
+  }
+
+  async #runCommand({ command, data }: Command, offset: number): Promise<void> {
+    switch (command) {
+      case MigrationCommand.OPEN_RETURN_PATH:
+        this.#returnPath = this.#options.returnPath;
+        return;
+      case MigrationCommand.PING: {
+        const writer = new ByteWriter();
+        encodePong(writer, new ByteReader(data, offset).u32());
+        await this.#returnPath?.write(writer.finish());
+        return;
+      }
+      case MigrationCommand.POSTCOPY_ADVISE:
+        // Postcopy may follow, and need not: the block list is what depends on it.
+        if (data.length > 0) this.#postcopyPageSizes = new ByteReader(data, offset).u64Number("page sizes");
+        return;
+      case MigrationCommand.SWITCHOVER_START: {
+        const writer = new ByteWriter();
+        encodeCommand(writer, { command, data });
+        this.#takeVerbatim(writer.finish(), offset);
+        return;
+      }
+      default:
+        throw new FormatError(
+          "unsupported",
+          "The source went over to a way of migrating that ramport cannot take",
+          {
+            offset,
+            actual: `command ${command}`,
+            hint: "turn postcopy and COLO off at the source",
+          },
+        );
+    }
+  }
+
+  /**
+   * Device sections and the description: everything to the end of the source. A source with a return path does not
+   * close before it was told that all is well; there the description's end is the end.
+   */
+  async #readTail(): Promise<Uint8Array> {
+    const input = this.#input;
+    let tail = new Uint8Array(INITIAL_TAIL_BYTES);
+    let length = 0;
+    do {
+      if (length + input.available > Limits.tailBytes) {
+        throw new FormatError("limit-exceeded", `The device state is longer than ${Limits.tailBytes} bytes`, {
+          offset: input.offset,
+        });
+      }
+      if (length + input.available > tail.length) {
+        const larger = new Uint8Array(Math.max(tail.length * 2, length + input.available));
+        larger.set(tail);
+        tail = larger;
+      }
+      tail.set(input.bytes.subarray(input.position, input.end), length);
+      length += input.available;
+      input.position = input.end;
+    } while (await this.#fillTail(tail.subarray(0, length)));
+    return tail.subarray(0, length);
+  }
+
+  /**
+   * Reads more of the tail, or finds that there is no more. A source that waits to be told falls silent; only then is it
+   * worth looking whether what came is whole.
+   */
+  async #fillTail(tail: Uint8Array): Promise<boolean> {
+    const filled = this.#input.fill();
+    if (this.#returnPath === undefined) return filled;
+    const looks: [number, () => boolean][] = [
+      [SILENCE_MS, () => endsWithDescription(tail)],
+      // Without a description (suppress-vmdesc), the sections must add up to the last byte.
+      [LONG_SILENCE_MS, () => tail.at(-1) === SectionType.EOF && isWholeTail(tail, this.#footers ?? true)],
+    ];
+    for (const [silenceMs, isWhole] of looks) {
+      const more = await Promise.race([filled, sleep(silenceMs, undefined)]);
+      if (more !== undefined) return more;
+      if (isWhole()) {
+        // Nobody waits for it any more; closing the source ends it.
+        filled.catch(() => undefined);
+        return false;
+      }
+    }
+    return filled;
+  }
+}
+
+function isWholeTail(bytes: Uint8Array, footers: boolean): boolean {
+  const { eofOffset, undelimited, problems, trailingBytes } = examineStreamTail(bytes, 0, { footers });
+  if (undelimited !== undefined) return false;
+  return eofOffset !== undefined && problems.length === 0 && trailingBytes === 0;
+}
+
+async function sendShut(returnPath: ByteSink, result: number): Promise<void> {
+  const writer = new ByteWriter();
+  encodeShut(writer, result);
+  await returnPath.write(writer.finish());
+}

@@ -1,0 +1,44 @@
+/**
+ * The migration engine: streams and mapped-ram files in and out.
+ *
+ * @module
+ */
+export {
+  type Breathe,
+  type DeviceField,
+  type DeviceState,
+  type DirtyLog,
+  eachPiece,
+  eventLoopTurns,
+  type HostRamBlock,
+  type MigrationHost,
+  ShadowDirtyLog,
+} from "./host.js";
+export { loadHost, type LoadHostOptions, type LoadHostResult } from "./incoming/load-host.js";
+export { PageIndex, PagePlaces, type RecordCounts, UnindexableError } from "./incoming/page-index.js";
+export {
+  readMigrationHead,
+  receiveMigration,
+  type ReceiveOptions,
+  type ReceiveResult,
+} from "./incoming/receive.js";
+export { type PassedSection, StreamFacts, type StreamHead } from "./incoming/stream-facts.js";
+export { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "./mapped-ram/capability.js";
+export { findOverlaps, type Overlap } from "./mapped-ram/areas.js";
+export {
+  checkPageBitmaps,
+  type EarlySection,
+  type MappedRamBlock,
+  type MappedRamFile,
+  openMappedRam,
+  readMappedRamTail,
+  readPageBitmap,
+} from "./mapped-ram/open.js";
+export { type PageCounts, type PlacedBlock, PlacedPages } from "./mapped-ram/placed-pages.js";
+export type { PositionedFile } from "./mapped-ram/positioned-file.js";
+export { clearStalePages } from "./mapped-ram/stale-pages.js";
+export { MappedRamWriter } from "./mapped-ram/writer.js";
+export type { MigrationTarget, RamSectionType } from "./migration-target.js";
+export { saveHost, type SaveHostOptions, type SaveHostResult } from "./outgoing/save-host.js";
+export { sendMappedRam, type SendOptions, type SendResult } from "./outgoing/send.js";
+export { type ProgressListener, ProgressMeter, type TransferProgress } from "./progress.js";

@@ -1,0 +1,150 @@
+import { inflateSync } from "node:zlib";
+
+import { assert, FormatError } from "../../errors/index.js";
+import { isZero, PageBitmap } from "../../memory/index.js";
+import { applyXbzrle, RAM_SECTION, type RamRecordSink } from "../../wire/index.js";
+import type { PositionedFile } from "./positioned-file.js";
+import { WriteCombiner } from "./write-combiner.js";
+
+/** How pages came to be in a file, counted as QEMU's query-migrate does: each arrival counts. */
+export interface PageCounts {
+  /** Pages with content, re-dirtied ones each time. */
+  readonly normal: number;
+  /** Zero pages (`duplicate` in QEMU). */
+  readonly zero: number;
+}
+
+/** Where a block's pages go. */
+export interface PlacedBlock {
+  readonly name: string;
+  /** Absent for a block that has no pages: that one comes is an error. */
+  readonly place?: {
+    readonly file: PositionedFile;
+    /** Of the block's first page in the file. */
+    readonly position: number;
+    readonly pageCount: number;
+  };
+}
+
+interface BlockState extends NonNullable<PlacedBlock["place"]> {
+  /** The page has content. */
+  readonly present: PageBitmap;
+  /** Pages whose place was ever written; it may hold bytes of a page that is zero by now. */
+  readonly written: PageBitmap;
+}
+
+/**
+ * Puts each page at its place in a file, however often it comes: the last one stays. Memory is two bits a page.
+ */
+export class PlacedPages implements RamRecordSink {
+  readonly #blocks: readonly PlacedBlock[];
+  readonly #states: readonly (BlockState | undefined)[];
+  readonly #pageSize: number;
+  readonly #combiner = new WriteCombiner();
+  #normal = 0;
+  #zero = 0;
+
+  constructor(blocks: readonly PlacedBlock[], pageSize: number) {
+    this.#blocks = blocks;
+    this.#pageSize = pageSize;
+    this.#states = blocks.map(({ place }) =>
+      place === undefined
+        ? undefined
+        : { ...place, present: new PageBitmap(place.pageCount), written: new PageBitmap(place.pageCount) },
+    );
+  }
+
+  get counts(): PageCounts {
+    return { normal: this.#normal, zero: this.#zero };
+  }
+
+  page(block: number, address: number, bytes: Uint8Array, at: number): void {
+    const pageSize = this.#pageSize;
+    if (looksZero(bytes, at, pageSize) && isZero(bytes, at, pageSize)) {
+      this.zeroPage(block, address);
+      return;
+    }
+    const { file, position, present, written } = this.#state(block);
+    const index = address / pageSize;
+    present.set(index);
+    written.set(index);
+    this.#normal += 1;
+    this.#combiner.put(file, position + address, bytes, at, pageSize);
+  }
+
+  zeroPage(block: number, address: number): void {
+    this.#state(block).present.clear(address / this.#pageSize);
+    this.#zero += 1;
+  }
+
+  xbzrlePage(block: number, address: number, bytes: Uint8Array, at: number, length: number): void {
+    const page = this.#readBack(block, address);
+    applyXbzrle(page, bytes.subarray(at, at + length));
+    this.page(block, address, page, 0);
+  }
+
+  compressedPage(block: number, address: number, bytes: Uint8Array, at: number, length: number): void {
+    const pageSize = this.#pageSize;
+    const place = { section: RAM_SECTION.name, block: this.#blocks[block]?.name ?? "" };
+    let page: Uint8Array;
+    try {
+      page = inflateSync(bytes.subarray(at, at + length), { maxOutputLength: pageSize });
+    } catch (cause) {
+      throw new FormatError("malformed", "A compressed page cannot be inflated", place, cause);
+    }
+    if (page.length !== pageSize) {
+      throw new FormatError("malformed", "A compressed page has another length than a page", {
+        ...place,
+        expected: pageSize,
+        actual: page.length,
+      });
+    }
+    this.page(block, address, page, 0);
+  }
+
+  /** Writes what was gathered, and clears the places that hold bytes of pages that became zero. */
+  finish(): void {
+    this.#combiner.flush();
+    for (const state of this.#states) {
+      if (state === undefined) continue;
+      const { file, position, present, written } = state;
+      for (const { start, end } of written.without(present).runs()) {
+        file.zeroAt(position + start * this.#pageSize, (end - start) * this.#pageSize);
+      }
+    }
+  }
+
+  /** Which pages of a block have content; undefined for a block without a place. */
+  present(block: number): PageBitmap | undefined {
+    return this.#states[block]?.present;
+  }
+
+  /** What the file holds of a page now. */
+  #readBack(block: number, address: number): Uint8Array {
+    const { file, position, present } = this.#state(block);
+    const page = new Uint8Array(this.#pageSize);
+    if (present.has(address / this.#pageSize)) {
+      this.#combiner.flush();
+      file.readAt(page, position + address);
+    }
+    return page;
+  }
+
+  #state(block: number): BlockState {
+    const state = this.#states[block];
+    if (state !== undefined) return state;
+    const name = this.#blocks[block]?.name;
+    assert(name !== undefined, `RAM block ${block} of ${this.#blocks.length}`);
+    throw new FormatError("inconsistent", "A RAM block that was left out has pages all the same", {
+      section: RAM_SECTION.name,
+      block: name,
+    });
+  }
+}
+
+/** A few bytes decide it for nearly every page that has content. */
+function looksZero(bytes: Uint8Array, at: number, length: number): boolean {
+  const step = length >> 3;
+  for (let index = at; index < at + length; index += step) if (bytes[index] !== 0) return false;
+  return true;
+}

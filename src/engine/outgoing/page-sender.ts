@@ -1,0 +1,111 @@
+import type { RandomAccessSource } from "../../channels/index.js";
+import { FormatError } from "../../errors/index.js";
+import { RamFlag, ramRecordHeadBytes, writeRamRecordHead } from "../../wire/index.js";
+import { type MappedRamBlock, readPageBitmap } from "../mapped-ram/open.js";
+
+const READ_BYTES = 1 << 20;
+const STAGING_BYTES = 1 << 20;
+
+/**
+ * Frames the pages of a mapped-ram file as RAM records: runs are read in large pieces, records gathered in one large
+ * buffer, and there is one write for each buffer.
+ */
+export class PageSender {
+  normalPages = 0;
+  zeroPages = 0;
+  readonly #file: RandomAccessSource;
+  readonly #pageSize: number;
+  readonly #write: (bytes: Uint8Array, coveredBytes: number) => Promise<void>;
+  readonly #pages = new Uint8Array(READ_BYTES);
+  readonly #staging = new Uint8Array(STAGING_BYTES);
+  readonly #view = new DataView(this.#staging.buffer);
+  #staged = 0;
+  /** Name of the block whose first record is still to come; undefined afterwards, when records continue the block. */
+  #newBlock: Uint8Array | undefined;
+
+  /** @param write Hands bytes on; `coveredBytes` is how much of guest memory they and all before them stand for. */
+  constructor(
+    file: RandomAccessSource,
+    pageSize: number,
+    write: (bytes: Uint8Array, coveredBytes: number) => Promise<void>,
+  ) {
+    this.#file = file;
+    this.#pageSize = pageSize;
+    this.#write = write;
+  }
+
+  /** Sends every page of a block, zero pages too: a destination's ROMs are not zero before they are loaded. */
+  async sendBlock(block: MappedRamBlock): Promise<void> {
+    const { mapped } = block;
+    // A shared block that was left out is the destination's already.
+    if (mapped === undefined) return;
+    this.#newBlock = new TextEncoder().encode(block.name);
+    const bitmap = readPageBitmap(this.#file, block);
+    for (let page = 0; page < bitmap.pageCount;) {
+      const dataStart = bitmap.nextSet(page);
+      await this.#sendZeros(page, dataStart);
+      const dataEnd = bitmap.nextClear(dataStart);
+      await this.#sendRun(block.name, mapped.pagesOffset, dataStart, dataEnd);
+      page = dataEnd;
+    }
+  }
+
+  /** Writes what is still in the buffer. */
+  async flush(): Promise<void> {
+    if (this.#staged === 0) return;
+    const covered = (this.normalPages + this.zeroPages) * this.#pageSize;
+    await this.#write(this.#staging.subarray(0, this.#staged), covered);
+    this.#staged = 0;
+  }
+
+  async #sendZeros(start: number, end: number): Promise<void> {
+    for (let page = start; page < end;) {
+      // As many as fit, without a promise for each.
+      while (page < end && this.#roomFor(1)) {
+        this.#putHead(page, RamFlag.ZERO);
+        this.#view.setUint8(this.#staged++, 0);
+        page += 1;
+        this.zeroPages += 1;
+      }
+      if (page < end) await this.flush();
+    }
+  }
+
+  async #sendRun(block: string, pagesOffset: number, start: number, end: number): Promise<void> {
+    const pageSize = this.#pageSize;
+    const pagesPerRead = READ_BYTES / pageSize;
+    for (let first = start; first < end; first += pagesPerRead) {
+      const count = Math.min(pagesPerRead, end - first);
+      this.#readPages(block, pagesOffset + first * pageSize, count * pageSize);
+      for (let index = 0; index < count;) {
+        while (index < count && this.#roomFor(pageSize)) {
+          this.#putHead(first + index, RamFlag.PAGE);
+          this.#staging.set(this.#pages.subarray(index * pageSize, (index + 1) * pageSize), this.#staged);
+          this.#staged += pageSize;
+          index += 1;
+        }
+        if (index < count) await this.flush();
+      }
+      this.normalPages += count;
+    }
+  }
+
+  #readPages(block: string, position: number, length: number): void {
+    const count = this.#file.readAt(this.#pages.subarray(0, length), position);
+    if (count === length) return;
+    throw new FormatError("truncated", "The file became shorter while it was read", {
+      offset: position + count,
+      section: "ram",
+      block,
+    });
+  }
+
+  #putHead(page: number, flag: typeof RamFlag.PAGE | typeof RamFlag.ZERO): void {
+    this.#staged = writeRamRecordHead(this.#view, this.#staged, page * this.#pageSize, flag, this.#newBlock);
+    this.#newBlock = undefined;
+  }
+
+  #roomFor(dataBytes: number): boolean {
+    return this.#staged + ramRecordHeadBytes(this.#newBlock) + dataBytes <= STAGING_BYTES;
+  }
+}

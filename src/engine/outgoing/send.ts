@@ -1,0 +1,207 @@
+import type { ByteChannel, ByteSink, RandomAccessSource } from "../../channels/index.js";
+import { CancelledError, MachineError, throwIfAborted } from "../../errors/index.js";
+import {
+  ByteReader,
+  ByteWriter,
+  decodeReturnPathRecord,
+  describeCapabilities,
+  encodeBlockListEntry,
+  encodeBlockListHead,
+  encodeCommand,
+  encodeConfiguration,
+  encodeEndOfSection,
+  encodeFileHeader,
+  encodeSectionFooter,
+  encodeSectionHeader,
+  MigrationCommand,
+  ReturnPathMessage,
+  SectionType,
+} from "../../wire/index.js";
+import { MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
+import { type MappedRamFile, readMappedRamTail } from "../mapped-ram/open.js";
+import { type ProgressListener, ProgressMeter } from "../progress.js";
+import { StreamInput } from "../stream-input.js";
+import { PageSender } from "./page-sender.js";
+import { readEarlySection, splitBetweenRam } from "./replay.js";
+
+/** How to send. */
+export interface SendOptions {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: ProgressListener;
+  /** The same connection's other direction: with it, sending ends when the destination says that it has loaded all. */
+  readonly returnPath?: ByteChannel;
+}
+
+/** What was sent. */
+export interface SendResult {
+  readonly sentBytes: number;
+  readonly pages: { readonly normal: number; readonly zero: number };
+  /** Whether the destination said that it loaded everything; undefined where there is no return path. */
+  readonly confirmed?: true;
+}
+
+/**
+ * Sends a mapped-ram file as an ordinary precopy stream, which loads in any QEMU of the same machine type.
+ *
+ * The configuration goes without the mapped-ram capability, because a loader demands to have what it lists; device
+ * sections and commands go as they are.
+ *
+ * @throws MachineError `connection-closed` or `migration-failed` when the destination does not take it; FormatError when
+ *   the file is damaged; CancelledError.
+ */
+export async function sendMappedRam(
+  file: RandomAccessSource,
+  skeleton: MappedRamFile,
+  sink: ByteSink,
+  options: SendOptions = {},
+): Promise<SendResult> {
+  const { signal } = options;
+  throwIfAborted(signal);
+  const abort = (): void => void sink.close();
+  signal?.addEventListener("abort", abort, { once: true });
+  try {
+    return await new OutgoingMigration(file, skeleton, sink, options).run();
+  } catch (error) {
+    throw signal?.aborted === true ? new CancelledError(undefined, error) : error;
+  } finally {
+    signal?.removeEventListener("abort", abort);
+  }
+}
+
+class OutgoingMigration {
+  readonly #file: RandomAccessSource;
+  readonly #skeleton: MappedRamFile;
+  readonly #sink: ByteSink;
+  readonly #options: SendOptions;
+  readonly #meter: ProgressMeter;
+  #sentBytes = 0;
+
+  constructor(file: RandomAccessSource, skeleton: MappedRamFile, sink: ByteSink, options: SendOptions) {
+    this.#file = file;
+    this.#skeleton = skeleton;
+    this.#sink = sink;
+    this.#options = options;
+    this.#meter = new ProgressMeter(options.onProgress);
+  }
+
+  async run(): Promise<SendResult> {
+    const { returnPath } = this.#options;
+    // Read before anything is sent: a file with damaged device sections must not reach a destination.
+    const { tail, bytes } = readMappedRamTail(this.#file, this.#skeleton);
+    const shut = returnPath === undefined ? undefined : awaitShut(returnPath);
+    // A destination that refuses early closes; that is reported by the write that fails, with this as its reason.
+    shut?.catch(() => undefined);
+    try {
+      await this.#sendHead(returnPath !== undefined);
+      const pages = await this.#sendPages();
+      await this.#sendEnd();
+      await this.#write(bytes.subarray(0, tail.eofOffset + 1 - tail.baseOffset));
+      if (tail.description !== undefined) {
+        const text = new TextEncoder().encode(
+          describeCapabilities(tail.description.text, this.#capabilities()),
+        );
+        await this.#write(new ByteWriter().u8(SectionType.VMDESCRIPTION).u32(text.length).raw(text).finish());
+      }
+      await this.#sink.end();
+      throwIfAborted(this.#options.signal);
+      this.#meter.update(this.#sentBytes, () => ({
+        phase: "waiting for the destination",
+        remainingBytes: 0,
+      }));
+      await shut;
+      const confirmed = shut === undefined ? {} : { confirmed: true as const };
+      return { sentBytes: this.#sentBytes, pages, ...confirmed };
+    } catch (error) {
+      if (shut === undefined || !(error instanceof MachineError) || error.code !== "connection-closed")
+        throw error;
+      await shut;
+      throw error;
+    }
+  }
+
+  #capabilities(): string[] {
+    return this.#skeleton.configuration.capabilities.filter((name) => name !== MAPPED_RAM_CAPABILITY);
+  }
+
+  async #sendHead(withReturnPath: boolean): Promise<void> {
+    const { configuration, beforeRam, ram, blocks, totalBytes, footers } = this.#skeleton;
+    const writer = new ByteWriter();
+    encodeFileHeader(writer);
+    writer.u8(SectionType.CONFIGURATION);
+    encodeConfiguration(writer, { ...configuration, capabilities: this.#capabilities() });
+    if (withReturnPath) {
+      encodeCommand(writer, { command: MigrationCommand.OPEN_RETURN_PATH, data: new Uint8Array() });
+    }
+    for (const section of beforeRam) writer.raw(readEarlySection(this.#file, section));
+    encodeSectionHeader(writer, SectionType.START, ram);
+    encodeBlockListHead(writer, totalBytes);
+    for (const block of blocks) encodeBlockListEntry(writer, block);
+    encodeEndOfSection(writer);
+    if (footers) encodeSectionFooter(writer, ram.id);
+    const { setup } = splitBetweenRam(this.#skeleton);
+    for (const section of setup) writer.raw(readEarlySection(this.#file, section));
+    await this.#write(writer.finish());
+  }
+
+  async #sendPages(): Promise<{ normal: number; zero: number }> {
+    const { ram, footers, blocks, totalBytes, pageSize } = this.#skeleton;
+    await this.#write(new ByteWriter().u8(SectionType.PART).u32(ram.id).finish());
+    const sender = new PageSender(this.#file, pageSize, async (bytes, coveredBytes) => {
+      await this.#write(bytes);
+      this.#meter.update(this.#sentBytes, () => ({
+        phase: "sending",
+        totalBytes,
+        remainingBytes: totalBytes - coveredBytes,
+      }));
+    });
+    for (const block of blocks) await sender.sendBlock(block);
+    await sender.flush();
+    await this.#write(endOfPart(ram.id, footers));
+    return { normal: sender.normalPages, zero: sender.zeroPages };
+  }
+
+  async #sendEnd(): Promise<void> {
+    const { ram, footers } = this.#skeleton;
+    const { rounds } = splitBetweenRam(this.#skeleton);
+    const writer = new ByteWriter();
+    for (const section of rounds) writer.raw(readEarlySection(this.#file, section));
+    writer.u8(SectionType.END).u32(ram.id).raw(endOfPart(ram.id, footers));
+    await this.#write(writer.finish());
+  }
+
+  async #write(bytes: Uint8Array): Promise<void> {
+    await this.#sink.write(bytes);
+    throwIfAborted(this.#options.signal);
+    this.#sentBytes += bytes.length;
+  }
+}
+
+function endOfPart(ramId: number, footers: boolean): Uint8Array {
+  const writer = new ByteWriter();
+  encodeEndOfSection(writer);
+  if (footers) encodeSectionFooter(writer, ramId);
+  return writer.finish();
+}
+
+/** Reads the return path until the destination says how the load went. */
+async function awaitShut(returnPath: ByteChannel): Promise<void> {
+  const input = new StreamInput(returnPath);
+  while (true) {
+    if ((await input.peek()) === undefined) {
+      throw new MachineError(
+        "migration-failed",
+        "The destination closed the connection without having loaded all",
+        {
+          hint: "its own error says why: look at its standard error or log",
+        },
+      );
+    }
+    const { type, data } = await input.parse(decodeReturnPathRecord);
+    if (type !== ReturnPathMessage.SHUT) continue;
+    const result = new ByteReader(data).u32();
+    if (result === 0) return;
+    throw new MachineError("migration-failed", "The destination says that loading failed", {
+      actual: result,
+    });
+  }
+}

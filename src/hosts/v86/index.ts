@@ -1,0 +1,8 @@
+/**
+ * v86, an x86 emulator in JavaScript and WebAssembly, as a machine that ramport saves and restores. Needs the npm package
+ * `v86` beside ramport.
+ *
+ * @module
+ */
+export { V86Host, type V86HostOptions } from "./host.js";
+export { V86_STATE_VERSION } from "./state.js";

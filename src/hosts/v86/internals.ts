@@ -1,0 +1,90 @@
+/**
+ * What ramport uses of v86 beyond its published types, and nothing else. These names belong to v86's own modules and
+ * survive its minifier; {@link internalsOf} looks whether they are there, so that another v86 is refused instead of
+ * misunderstood.
+ *
+ * @module
+ */
+
+import type { V86 } from "v86";
+
+import { MachineError, UsageError } from "../../errors/index.js";
+
+/** `CPU.pack_memory`'s result: pages with content one after the other, and a bitmap of which these are. */
+export interface PackedMemory {
+  readonly packed_memory: Uint8Array;
+  readonly bitmap: { get_buffer(): ArrayBuffer };
+}
+
+/** Registers of v86 that its `set_state` replaces by detached copies instead of writing to them. */
+export const DETACHED_REGISTERS = ["last_result", "fpu_status_word", "mxcsr"] as const;
+
+type Registers = Record<(typeof DETACHED_REGISTERS)[number], Int32Array | Uint16Array>;
+
+/** A region of I/O ports or memory of a PCI device. */
+export interface PciBar {
+  readonly size: number;
+  readonly original_bar?: number;
+  readonly entries?: readonly unknown[];
+}
+
+/** v86's `CPU`. */
+export interface V86Cpu extends Registers {
+  /**
+   * Guest RAM. In Node a Proxy that makes a new view for each access, because the memory behind it moves when it grows:
+   * `subarray` gives a real array, good until then.
+   */
+  readonly mem8: Uint8Array;
+  readonly devices: {
+    /** Memory of the video card, a Proxy like `mem8`. */
+    readonly vga: { svga_memory: Uint8Array };
+    /** By PCI id; a device lacks those of its bars that it has no use for. */
+    readonly pci: {
+      readonly devices: readonly ({ readonly pci_bars: (PciBar | undefined)[] } | undefined)[];
+    };
+  };
+  /** Called by `get_state`. */
+  pack_memory(): PackedMemory;
+  /** Called by `set_state`: clears all memory, then puts the packed pages back. */
+  unpack_memory(bitmap: unknown, packed: Uint8Array): void;
+}
+
+/** v86's inner machine, `emulator.v86`: synchronous where the outer one is not. */
+export interface V86Machine {
+  readonly cpu: V86Cpu;
+  save_state(): ArrayBuffer;
+  /** Throws an error of its own for a state it does not like, maybe after having loaded a part of it. */
+  restore_state(state: ArrayBuffer): void;
+}
+
+/**
+ * The machine inside an emulator.
+ *
+ * @throws UsageError when the emulator is not loaded yet; MachineError `not-capable` when this v86 looks different inside.
+ */
+export function internalsOf(emulator: V86): V86Machine {
+  const { v86 } = emulator as unknown as { readonly v86?: Partial<V86Machine> };
+  const cpu: Partial<V86Cpu> | undefined = v86?.cpu;
+  if (v86 === undefined || cpu?.mem8 === undefined) {
+    throw new UsageError("The v86 emulator is not loaded yet", {
+      hint: "wait for its emulator-loaded event",
+    });
+  }
+  const found: Record<string, boolean> = {
+    save_state: typeof v86.save_state === "function",
+    restore_state: typeof v86.restore_state === "function",
+    pack_memory: typeof cpu.pack_memory === "function",
+    unpack_memory: typeof cpu.unpack_memory === "function",
+    "vga.svga_memory": cpu.devices?.vga.svga_memory !== undefined,
+    "pci.devices": Array.isArray(cpu.devices?.pci.devices),
+  };
+  for (const name of DETACHED_REGISTERS) found[name] = cpu[name] !== undefined;
+  const missing = Object.keys(found).filter((name) => found[name] !== true);
+  if (missing.length > 0) {
+    throw new MachineError(
+      "not-capable",
+      `This v86 is built in another way: it has no ${missing.join(", ")}`,
+    );
+  }
+  return v86 as V86Machine;
+}

@@ -1,0 +1,49 @@
+import { connectSocket, formatMigrationUri } from "../channels/index.js";
+import { sendMappedRam } from "../engine/index.js";
+import { applyMigrationSettings } from "./migration-settings.js";
+import { makePrivateSocketPath } from "./private-socket.js";
+import { ignoreShared, incomingArguments, type RestoreJob } from "./restore-method.js";
+import type { SocketUri } from "./via.js";
+import { reasonOfDestination, waitUntilLoaded } from "./wait-load.js";
+
+/**
+ * Restores by sending the file as a precopy stream to a socket that QEMU listens at.
+ *
+ * @throws MachineError; FormatError; CancelledError.
+ */
+export async function restoreBySending(job: RestoreJob): Promise<void> {
+  const socket = job.via === undefined ? makePrivateSocketPath(job.qmpPath) : undefined;
+  try {
+    const settingsBack = await applyMigrationSettings(job.qmp, job.abilities, {
+      capabilities: ignoreShared(job.skeleton),
+      parameters: {},
+    });
+    try {
+      await sendTo(job, job.via ?? { kind: "unix", path: socket?.path ?? "" });
+      await waitUntilLoaded(job);
+    } finally {
+      await settingsBack();
+    }
+  } finally {
+    socket?.remove();
+  }
+}
+
+async function sendTo(job: RestoreJob, address: SocketUri): Promise<void> {
+  const { qmp, file, skeleton, signal, onProgress } = job;
+  const uri = formatMigrationUri(address);
+  await qmp.execute("migrate-incoming", incomingArguments(qmp, uri));
+  const target = address.kind === "tcp" ? { ...address, host: address.host || "localhost" } : address;
+  const channel = await connectSocket(target, uri, signal);
+  try {
+    await sendMappedRam(file, skeleton, channel, {
+      returnPath: channel,
+      ...(signal === undefined ? {} : { signal }),
+      ...(onProgress === undefined ? {} : { onProgress }),
+    });
+  } catch (error) {
+    throw await reasonOfDestination(qmp, error);
+  } finally {
+    await channel.close();
+  }
+}

@@ -1,0 +1,63 @@
+import { UsageError } from "../errors/index.js";
+import type { PageRun } from "../memory/index.js";
+import type { Snapshot, SnapshotBlock, SnapshotFacts, SnapshotSection } from "./snapshot.js";
+
+/** What all snapshots have in common, whatever they read their pages from: their facts. */
+export abstract class OpenedSnapshot implements Snapshot {
+  readonly container: Snapshot["container"];
+  readonly format: Snapshot["format"];
+  readonly libvirt?: NonNullable<Snapshot["libvirt"]>;
+  readonly streamOffset: number;
+  readonly fileBytes: number;
+  readonly allocatedBytes: number | undefined;
+  readonly configuration: Snapshot["configuration"];
+  readonly targetPageSize: number;
+  readonly totalBytes: number;
+  readonly blocks: readonly SnapshotBlock[];
+  readonly sections: readonly SnapshotSection[];
+  readonly description: Snapshot["description"];
+  readonly trailingBytes: number;
+  readonly problems: readonly Error[];
+  readonly hasPages: boolean;
+
+  protected constructor(facts: SnapshotFacts) {
+    this.container = facts.container;
+    this.format = facts.format;
+    if (facts.libvirt !== undefined) this.libvirt = facts.libvirt;
+    this.streamOffset = facts.streamOffset;
+    this.fileBytes = facts.fileBytes;
+    this.allocatedBytes = facts.allocatedBytes;
+    this.configuration = facts.configuration;
+    this.targetPageSize = facts.targetPageSize;
+    this.totalBytes = facts.totalBytes;
+    this.blocks = facts.blocks;
+    this.sections = facts.sections;
+    this.description = facts.description;
+    this.trailingBytes = facts.trailingBytes;
+    this.problems = facts.problems;
+    this.hasPages = facts.hasPages;
+  }
+
+  abstract presentRuns(block: SnapshotBlock): Iterable<PageRun>;
+  abstract countPresent(block: SnapshotBlock): number;
+  abstract readPages(block: SnapshotBlock, firstPage: number, target: Uint8Array): void;
+  abstract readSection(section: SnapshotSection): Uint8Array;
+  abstract close(): void;
+}
+
+/**
+ * The page behind the last one that `target` has room for.
+ *
+ * @throws UsageError for pages that the block does not have.
+ */
+export function endOfPages(block: SnapshotBlock, firstPage: number, target: Uint8Array): number {
+  const { name, pageSize, pageCount } = block;
+  const end = firstPage + target.length / pageSize;
+  if (Number.isSafeInteger(firstPage) && Number.isInteger(end) && firstPage >= 0 && end <= pageCount)
+    return end;
+  throw new UsageError("These pages are not in the block", {
+    block: name,
+    expected: `whole pages of ${pageSize} bytes within ${pageCount}`,
+    actual: `${target.length} bytes from page ${firstPage} on`,
+  });
+}

@@ -1,0 +1,184 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
+
+import type { RandomAccessSource } from "../channels/index.js";
+import { FormatError, throwIfAborted } from "../errors/index.js";
+import { isZero, type PageRun } from "../memory/index.js";
+import { RAM_SECTION } from "../wire/index.js";
+import { dataRanges } from "./data-ranges.js";
+import { PagePresence } from "./page-presence.js";
+import type { ProblemList } from "./verify-problems.js";
+
+const WINDOW_BYTES = 1 << 20;
+/** How long the event loop may wait: reads are synchronous. */
+const TURN_MS = 15;
+
+/** A mapped-ram block whose places are known to be sound. */
+export interface CheckableBlock {
+  readonly name: string;
+  readonly usedLength: number;
+  readonly pageSize: number;
+  readonly bitmapOffset: number;
+  readonly pagesOffset: number;
+}
+
+/** Pages of a block, as they are in the file. */
+export interface CheckedPages {
+  readonly total: number;
+  readonly normal: number;
+  readonly zero: number;
+  /** Zero pages whose place holds other bytes. */
+  readonly stale: number;
+}
+
+/** Checks bitmaps and page areas of one file, block after block, with one buffer. */
+export class PageChecker {
+  readonly #source: RandomAccessSource;
+  readonly #problems: ProblemList;
+  readonly #signal: AbortSignal | undefined;
+  readonly #onCovered: (bytes: number) => void;
+  readonly #buffer = new Uint8Array(WINDOW_BYTES);
+  #turnStartMs = performance.now();
+
+  /** @param onCovered Told how many bytes of the current block have been looked after. */
+  constructor(
+    source: RandomAccessSource,
+    problems: ProblemList,
+    signal: AbortSignal | undefined,
+    onCovered: (bytes: number) => void,
+  ) {
+    this.#source = source;
+    this.#problems = problems;
+    this.#signal = signal;
+    this.#onCovered = onCovered;
+  }
+
+  /**
+   * Checks a block: bits past the last page, bytes under clear bits, holes under set ones. Only what the file system holds
+   * data for is read, and of that only windows with clear bits.
+   */
+  async check(block: CheckableBlock): Promise<CheckedPages> {
+    const total = block.usedLength / block.pageSize;
+    const presence = new PagePresence(this.#source, block.name, block.bitmapOffset, total);
+    const { pages: normal, tailBits } = presence.count();
+    const place = { offset: block.bitmapOffset, section: RAM_SECTION.name, block: block.name };
+    if (tailBits > 0) {
+      const message = "A bitmap has bits set past its last page";
+      this.#problems.add(
+        new FormatError("malformed", message, { ...place, expected: 0, actual: tailBits }),
+        "tail-bits",
+      );
+    }
+    const stale = await this.#walk(block, presence);
+    this.#report(block, "stale-pages", stale, "Places of zero pages hold old bytes");
+    return { total, normal, zero: total - normal, stale: stale.count };
+  }
+
+  async #walk(block: CheckableBlock, presence: PagePresence): Promise<Finding> {
+    const { pagesOffset, usedLength, pageSize } = block;
+    const stale = new Finding();
+    const inHoles = new Finding();
+    let nextPage = 0;
+    for (const range of dataRanges(this.#source, pagesOffset, pagesOffset + usedLength)) {
+      // A page larger than the file system's blocks can lie in two ranges: it is looked at once.
+      const from = Math.max(nextPage, Math.floor((range.start - pagesOffset) / pageSize));
+      const to = Math.ceil((range.end - pagesOffset) / pageSize);
+      for (const run of presence.runs(nextPage, from)) inHoles.add(run);
+      await this.#checkZeroPages(block, presence, { start: from, end: to }, stale);
+      nextPage = Math.max(nextPage, to);
+      await this.#rest(nextPage * pageSize);
+    }
+    for (const run of presence.runs(nextPage)) inHoles.add(run);
+    this.#report(
+      block,
+      "hole-pages",
+      inHoles,
+      "Pages are marked as having content and lie in a hole of the file",
+    );
+    return stale;
+  }
+
+  /** Looks for bytes that are not zero under clear bits. */
+  async #checkZeroPages(
+    block: CheckableBlock,
+    presence: PagePresence,
+    range: PageRun,
+    stale: Finding,
+  ): Promise<void> {
+    const { pageSize, pagesOffset } = block;
+    const windowPages = WINDOW_BYTES / pageSize;
+    for (let first = presence.nextClear(range.start); first < range.end;) {
+      const clear = clearRuns(presence, first, Math.min(range.end, first + windowPages));
+      const end = clear.at(-1)?.end ?? first;
+      const window = this.#buffer.subarray(0, (end - first) * pageSize);
+      this.#read(block, window, pagesOffset + first * pageSize);
+      for (const run of clear) findStale(window, run, first, pageSize, stale);
+      await this.#rest(end * pageSize);
+      first = presence.nextClear(end);
+    }
+  }
+
+  #read(block: CheckableBlock, target: Uint8Array, position: number): void {
+    const count = this.#source.readAt(target, position);
+    if (count === target.length) return;
+    throw new FormatError("truncated", "The file ends inside a block's pages", {
+      offset: position + count,
+      section: RAM_SECTION.name,
+      block: block.name,
+    });
+  }
+
+  #report(
+    block: CheckableBlock,
+    code: "stale-pages" | "hole-pages",
+    finding: Finding,
+    message: string,
+  ): void {
+    if (finding.count === 0) return;
+    const error = new FormatError("inconsistent", message, {
+      offset: block.pagesOffset + finding.firstPage * block.pageSize,
+      section: RAM_SECTION.name,
+      block: block.name,
+      expected: 0,
+      actual: finding.count,
+    });
+    this.#problems.warn(error, code);
+  }
+
+  /** Lets others run now and then, and ends when asked to. */
+  async #rest(coveredBytes: number): Promise<void> {
+    if (performance.now() - this.#turnStartMs < TURN_MS) return;
+    this.#onCovered(coveredBytes);
+    await nextTurn();
+    throwIfAborted(this.#signal);
+    this.#turnStartMs = performance.now();
+  }
+}
+
+/** How many pages something holds for, and the first of them. */
+class Finding {
+  count = 0;
+  firstPage = 0;
+
+  add({ start, end }: PageRun): void {
+    if (this.count === 0) this.firstPage = start;
+    this.count += end - start;
+  }
+}
+
+function clearRuns(presence: PagePresence, from: number, to: number): PageRun[] {
+  const runs: PageRun[] = [];
+  for (let start = from; start < to;) {
+    const end = Math.min(to, presence.nextSet(start));
+    runs.push({ start, end });
+    start = presence.nextClear(end);
+  }
+  return runs;
+}
+
+/** @param first Page at the window's start. */
+function findStale(window: Uint8Array, run: PageRun, first: number, pageSize: number, stale: Finding): void {
+  if (isZero(window, (run.start - first) * pageSize, (run.end - run.start) * pageSize)) return;
+  for (let page = run.start; page < run.end; page++) {
+    if (!isZero(window, (page - first) * pageSize, pageSize)) stale.add({ start: page, end: page + 1 });
+  }
+}

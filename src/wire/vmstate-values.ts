@@ -1,0 +1,465 @@
+import { assert, FormatError, printable } from "../errors/index.js";
+import { ByteReader } from "./byte-reader.js";
+import { SectionType } from "./constants.js";
+import {
+  type DeviceLayout,
+  type FieldLayout,
+  subsectionHeadBytes,
+  type VmsdLayout,
+} from "./vmstate-layout.js";
+import { isListType, listItems } from "./vmstate-lists.js";
+import {
+  decodeScalar,
+  isBytes,
+  isScalar,
+  NULL_POINTER_MARKER,
+  VALID_POINTER_MARKER,
+  type VmstateValue,
+  wordsOf,
+} from "./vmstate-scalars.js";
+
+/** Why bytes stay bytes. */
+export type UndecodedReason =
+  /** The description has no fields for them. */
+  | "no-description"
+  /** A type whose wire form ramport does not know: the device writes it with code of its own. */
+  | "unknown-type"
+  /** The description's sizes contradict each other or the payload. */
+  | "size-mismatch"
+  /** The sizes fit, but such bytes cannot be of that type. */
+  | "impossible-value";
+
+/** What each node of a device's values has. */
+export interface VmstatePlace {
+  /** As the description has it: may hold any character, and may repeat among its neighbours. */
+  readonly name: string;
+  /** In an array or a list: its place there, from 0. */
+  readonly index?: number;
+  /** QEMU's name of the type. */
+  readonly type: string;
+  /** Where it starts, as an offset in the file or stream. */
+  readonly offset: number;
+  /** Bytes on the wire. */
+  readonly size: number;
+}
+
+/** Something with parts, which follow it in the order of the wire. */
+export interface VmstateGroup extends VmstatePlace {
+  /**
+   * A subsection's size and offset include its own header. `list` is a queue, list or tree; its items are structs, or
+   * for a tree pairs of struct items with the names `key` and `value`.
+   */
+  readonly kind: "struct" | "subsection" | "array" | "list";
+  /** Name and version of its vmsd (structs and subsections). */
+  readonly vmsdName?: string;
+  readonly version?: number;
+}
+
+/** A value. */
+export interface VmstateLeaf extends VmstatePlace {
+  readonly kind: "value";
+  readonly value: VmstateValue;
+  /** Set when the value is bytes only because they could not be decoded. */
+  readonly undecoded?: UndecodedReason;
+}
+
+/** The end of the group that was opened last. */
+export interface VmstateEnd {
+  readonly kind: "end";
+}
+
+/** What {@link decodeVmstate} yields: groups that open, values, and groups that end. */
+export type VmstateEvent = VmstateGroup | VmstateLeaf | VmstateEnd;
+
+/** What to decode. */
+export interface VmstateSource {
+  /** Name of the section: the outermost group's name, and for errors. */
+  readonly section: string;
+  readonly payload: Uint8Array;
+  /** Offset of the payload in the file or stream. */
+  readonly payloadOffset: number;
+  /** Most nodes to yield. */
+  readonly maxNodes?: number;
+}
+
+/**
+ * Nodes of one device's values. A pseries IOMMU with a full table has 262,146; a payload of 64 MiB of single bytes is
+ * more than anybody reads.
+ */
+const MAX_NODES = 16 * 1024 * 1024;
+
+const CAPABILITY = "capability";
+const END: VmstateEnd = { kind: "end" };
+
+/**
+ * Applies a device's description to its payload. Every byte of the payload is in exactly one value, subsection header or
+ * mark between a list's items; where the description does not say enough, or contradicts the bytes' number, in a value of
+ * raw bytes that says why.
+ *
+ * Nothing is kept: what a caller wants to have together is for {@link buildVmstateTree}.
+ *
+ * @param layout The device's entry, undefined when it has none.
+ * @throws FormatError while iterating, with offset and field path: `malformed` when a subsection is not where the
+ *   description has it, `truncated` or `inconsistent` when elements with lengths of their own do not fit the payload,
+ *   `limit-exceeded` beyond `maxNodes`.
+ */
+export function decodeVmstate(
+  layout: DeviceLayout | VmsdLayout | undefined,
+  source: VmstateSource,
+): Generator<VmstateEvent, void, undefined> {
+  return new VmstateDecoder(source).device(layout);
+}
+
+/** Where a decoding stands. Generators of one device share it. */
+class VmstateDecoder {
+  readonly #source: VmstateSource;
+  readonly #view: DataView;
+  readonly #path: string[] = [];
+  readonly #maxNodes: number;
+  /** Index of the next byte in the payload. */
+  #at = 0;
+  #nodes = 0;
+  /** The one field whose size the description has wrong, and its real size. */
+  #elastic: { readonly field: FieldLayout; readonly bytes: number } | undefined;
+
+  constructor(source: VmstateSource) {
+    const { payload } = source;
+    this.#source = source;
+    this.#view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+    this.#maxNodes = source.maxNodes ?? MAX_NODES;
+  }
+
+  *device(layout: VmsdLayout | undefined): Generator<VmstateEvent, void, undefined> {
+    const { section, payload } = this.#source;
+    const reason = layout === undefined ? "no-description" : this.#misfit(layout);
+    yield this.#open("struct", { name: section, type: "struct" }, payload.length, layout);
+    if (layout === undefined || reason !== undefined) {
+      yield this.#raw({ name: "data", type: "buffer" }, payload.length, reason);
+    } else {
+      yield* this.#vmsd(layout);
+      if (this.#at !== payload.length) {
+        throw this.#error("inconsistent", "Fields with lengths of their own do not add up to the payload", {
+          expected: `${payload.length} bytes`,
+          actual: `${this.#at} bytes`,
+        });
+      }
+    }
+    yield this.#close();
+  }
+
+  /** Why a device cannot be decoded; undefined when it can, perhaps with one field that takes what is left. */
+  #misfit(layout: VmsdLayout): UndecodedReason | undefined {
+    const { fields, bytes } = layout;
+    if (fields === undefined || bytes === undefined) return "no-description";
+    const slack = this.#source.payload.length - bytes;
+    if (slack === 0 || hasOwnLengths(layout)) return undefined;
+    // An array has the size of its first element for all; QEMU 9 and older do that even for pointers of which some are
+    // null. When a device has just one such array, the difference is in it.
+    const field = fields.find(isElastic);
+    const isAlone = fields.filter(({ name }) => name === field?.name).length === 1;
+    if (field === undefined || !isAlone || countElastic(layout) !== 1) return "size-mismatch";
+    const real = field.bytes * field.count + slack;
+    if (real < 0) return "size-mismatch";
+    this.#elastic = { field, bytes: real };
+    return undefined;
+  }
+
+  *#vmsd(vmsd: VmsdLayout): Generator<VmstateEvent, void, undefined> {
+    const fields = vmsd.fields ?? [];
+    let next = 0;
+    while (next < fields.length) {
+      // QEMU makes names unique, so that neighbours of one name are elements of one array: elements that may differ
+      // have an entry each, with `index` in QEMU 10.0 and older and nothing to tell them in later ones.
+      const group = sameName(fields, next);
+      next += group.length;
+      const [field] = group;
+      if (field === undefined) break;
+      if (group.length > 1 || field.isArray) yield* this.#array(field, group);
+      else yield* this.#element(field, field);
+    }
+    for (const subsection of vmsd.subsections) yield* this.#subsection(subsection);
+  }
+
+  *#array(first: FieldLayout, group: readonly FieldLayout[]): Generator<VmstateEvent, void, undefined> {
+    if (this.#elastic?.field === first) {
+      yield this.#raw(first, this.#elastic.bytes, "size-mismatch");
+      return;
+    }
+    const size = this.#wireBytes({ fields: group, subsections: [] }, this.#at);
+    const type = group.find(({ type: other }) => other !== "nullptr" && other !== "ptr-marker")?.type;
+    yield this.#open("array", { name: first.name, type: type ?? first.type }, size);
+    let index = 0;
+    for (const field of group) {
+      const { name, type: fieldType, bytes } = field;
+      // Elements without bytes are only counted: there may be any number of them.
+      const end = index + field.count;
+      if (bytes === 0) index = end;
+      while (index < end) {
+        const place = { name, type: fieldType, index };
+        const isMarker =
+          fieldType === "ptr-marker" && field.count === 1 && this.#peek() === VALID_POINTER_MARKER;
+        // Arrays of numbers are the bulk of all values: no generator for each.
+        if (isScalar(fieldType)) yield this.#leaf(place, bytes);
+        else yield* this.#element(place, field);
+        // What such a mark announces is the element.
+        if (isMarker) break;
+        index += 1;
+      }
+    }
+    yield this.#close();
+  }
+
+  *#element(
+    place: Pick<VmstatePlace, "name" | "type" | "index">,
+    field: FieldLayout,
+  ): Generator<VmstateEvent, void, undefined> {
+    const { type, bytes, struct, inline } = field;
+    const [content] = inline;
+    if (type === CAPABILITY) yield this.#capability(place);
+    else if (struct !== undefined) yield* this.#struct(place, bytes, struct);
+    else if (isListType(type)) yield* this.#list(place, field);
+    else if (content !== undefined && inline.length === 1) yield* this.#struct(place, bytes, content);
+    else {
+      const words = wordsOf(type, bytes);
+      if (words === undefined) yield this.#leaf(place, bytes);
+      else {
+        yield this.#open("array", place, bytes);
+        for (let index = 0; index < bytes / words.bytes; index++) {
+          yield this.#leaf({ name: place.name, type: words.type, index }, words.bytes);
+        }
+        yield this.#close();
+      }
+    }
+  }
+
+  *#struct(
+    place: Pick<VmstatePlace, "name" | "type" | "index">,
+    size: number,
+    vmsd: VmsdLayout,
+  ): Generator<VmstateEvent, void, undefined> {
+    if (vmsd.fields === undefined && size === 1 && this.#peek() === NULL_POINTER_MARKER) {
+      yield this.#value(place, 1, null);
+    } else if (vmsd.bytes !== size) {
+      yield this.#raw(place, size, vmsd.bytes === undefined ? "no-description" : "size-mismatch");
+    } else {
+      yield this.#open("struct", place, size, vmsd);
+      yield* this.#vmsd(vmsd);
+      yield this.#close();
+    }
+  }
+
+  *#list(
+    place: Pick<VmstatePlace, "name" | "type" | "index">,
+    field: FieldLayout,
+  ): Generator<VmstateEvent, void, undefined> {
+    const start = this.#at;
+    const items = listItems(field, this.#view, start);
+    if (items === undefined) {
+      yield this.#raw(place, field.bytes, field.inline.length === 0 ? "no-description" : "impossible-value");
+      return;
+    }
+    yield this.#open("list", place, field.bytes);
+    for (const { name, index, at, vmsd } of items) {
+      // Between the items stand the marks that say whether another one comes.
+      this.#at = at;
+      if (vmsd === undefined) yield this.#leaf({ name, type: "uint64", index }, 8);
+      else yield* this.#struct({ name, type: "struct", index }, vmsd.bytes ?? 0, vmsd);
+    }
+    this.#at = start + field.bytes;
+    yield this.#close();
+  }
+
+  *#subsection(vmsd: VmsdLayout): Generator<VmstateEvent, void, undefined> {
+    const { payload, payloadOffset } = this.#source;
+    const { name = "", version } = vmsd;
+    const offset = payloadOffset + this.#at;
+    const reader = new ByteReader(payload.subarray(this.#at), offset);
+    this.#path.push(name);
+    const found = this.#within(() => ({
+      type: reader.u8(),
+      name: reader.idstr("subsection's name"),
+      version: reader.u32(),
+    }));
+    const place = { offset, section: this.#source.section };
+    if (found.type !== SectionType.SUBSECTION || found.name !== name) {
+      throw new FormatError(
+        "malformed",
+        `A subsection is not where the description has it, at ${this.#where()}`,
+        {
+          ...place,
+          expected: name,
+          actual: found.type === SectionType.SUBSECTION ? found.name : `byte 0x${found.type.toString(16)}`,
+        },
+      );
+    }
+    if (version !== undefined && found.version !== version) {
+      const message = `A subsection and its description have different versions, at ${this.#where()}`;
+      throw new FormatError("malformed", message, { ...place, expected: version, actual: found.version });
+    }
+    this.#path.pop();
+    const size = reader.position + this.#wireBytes(vmsd, this.#at + reader.position);
+    yield this.#open("subsection", { name, type: "subsection" }, size, vmsd);
+    this.#at += reader.position;
+    yield* this.#vmsd(vmsd);
+    yield this.#close();
+  }
+
+  /** Bytes of fields and subsections that begin at `start`: what the description says, but for capabilities. */
+  #wireBytes({ fields = [], subsections, bytes }: VmsdLayout, start: number): number {
+    if (bytes !== undefined && !fields.some(({ type }) => type === CAPABILITY)) return bytes;
+    let at = start;
+    for (const { type, bytes: each, count } of fields) {
+      if (type !== CAPABILITY) at += each * count;
+      // Not more of them than there are bytes, whatever the count is.
+      else
+        for (let left = count; left > 0 && at < this.#view.byteLength; left--)
+          at += 1 + this.#view.getUint8(at);
+    }
+    for (const { name = "", bytes: each = 0 } of subsections) at += subsectionHeadBytes(name) + each;
+    return at - start;
+  }
+
+  /** The name of a capability: the one type whose elements differ in length and are described by the first one. */
+  #capability(place: Pick<VmstatePlace, "name" | "type" | "index">): VmstateLeaf {
+    const { payload, payloadOffset } = this.#source;
+    const reader = new ByteReader(payload.subarray(this.#at), payloadOffset + this.#at);
+    const text = this.#within(() => reader.idstr("capability's name"));
+    return this.#value(place, reader.position, text);
+  }
+
+  #leaf(place: Pick<VmstatePlace, "name" | "type" | "index">, size: number): VmstateLeaf {
+    const { type } = place;
+    if (isBytes(type)) return this.#raw(place, size, undefined);
+    // All sizes were added up before: what is missing here is only the value.
+    const value = size <= this.#left ? decodeScalar(type, size, this.#view, this.#at) : undefined;
+    if (value !== undefined) return this.#value(place, size, value);
+    return this.#raw(place, size, isScalar(type) ? "impossible-value" : "unknown-type");
+  }
+
+  #raw(
+    place: Pick<VmstatePlace, "name" | "type" | "index">,
+    size: number,
+    undecoded: UndecodedReason | undefined,
+  ): VmstateLeaf {
+    const bytes = this.#source.payload.subarray(this.#at, this.#at + size);
+    const leaf = this.#value(place, size, bytes);
+    return undecoded === undefined ? leaf : { ...leaf, undecoded };
+  }
+
+  #value(
+    { name, type, index }: Pick<VmstatePlace, "name" | "type" | "index">,
+    size: number,
+    value: VmstateValue,
+  ): VmstateLeaf {
+    if (size > this.#left) {
+      this.#path.push(name);
+      throw this.#error("truncated", "The payload ends inside a field", {
+        expected: `${size} bytes`,
+        actual: `${this.#left} bytes`,
+      });
+    }
+    this.#count(name);
+    const offset = this.#source.payloadOffset + this.#at;
+    this.#at += size;
+    return { kind: "value", name, ...(index === undefined ? {} : { index }), type, offset, size, value };
+  }
+
+  #open(
+    kind: VmstateGroup["kind"],
+    { name, type, index }: Pick<VmstatePlace, "name" | "type" | "index">,
+    size: number,
+    vmsd?: VmsdLayout,
+  ): VmstateGroup {
+    this.#count(name);
+    this.#path.push(index === undefined ? name : `[${index}]`);
+    return {
+      kind,
+      name,
+      ...(index === undefined ? {} : { index }),
+      type,
+      offset: this.#source.payloadOffset + this.#at,
+      size,
+      ...(vmsd?.name === undefined ? {} : { vmsdName: vmsd.name }),
+      ...(vmsd?.version === undefined ? {} : { version: vmsd.version }),
+    };
+  }
+
+  #close(): VmstateEnd {
+    assert(this.#path.pop() !== undefined, "a vmstate group ends that never began");
+    return END;
+  }
+
+  #count(name: string): void {
+    if (++this.#nodes <= this.#maxNodes) return;
+    this.#path.push(name);
+    throw this.#error("limit-exceeded", "A device has too many values", {
+      expected: `at most ${this.#maxNodes}`,
+    });
+  }
+
+  get #left(): number {
+    return this.#source.payload.length - this.#at;
+  }
+
+  #peek(): number | undefined {
+    return this.#source.payload[this.#at];
+  }
+
+  /** Adds the place to what a reader of single fields throws. */
+  #within<T>(decode: () => T): T {
+    try {
+      return decode();
+    } catch (error) {
+      if (!(error instanceof FormatError)) throw error;
+      throw this.#error(error.code, "A field cannot be read", {}, error);
+    }
+  }
+
+  #error(
+    code: FormatError["code"],
+    message: string,
+    data: { readonly expected?: string; readonly actual?: string },
+    cause?: unknown,
+  ): FormatError {
+    const offset = this.#source.payloadOffset + this.#at;
+    const place = { offset, section: this.#source.section, ...data };
+    return new FormatError(code, `${message}, at ${this.#where()}`, place, cause);
+  }
+
+  #where(): string {
+    return printable(this.#path.slice(1).join("/") || "the device itself");
+  }
+}
+
+/** The entries from `start` on that have the same name. */
+function sameName(fields: readonly FieldLayout[], start: number): readonly FieldLayout[] {
+  const name = fields[start]?.name;
+  let end = start + 1;
+  while (end < fields.length && fields[end]?.name === name) end += 1;
+  return fields.slice(start, end);
+}
+
+/** Whether the description can have the size of a field wrong: it has that of the first element for all. */
+function isElastic(field: FieldLayout): boolean {
+  return (
+    field.count > 1 &&
+    !isScalar(field.type) &&
+    !isBytes(field.type) &&
+    wordsOf(field.type, field.bytes) === undefined
+  );
+}
+
+function countElastic(vmsd: VmsdLayout | undefined): number {
+  const nested = (field: FieldLayout): number =>
+    [field.struct, ...field.inline].reduce((sum, inner) => sum + countElastic(inner), 0);
+  const own = (vmsd?.fields ?? []).reduce((sum, field) => sum + (isElastic(field) ? 1 : nested(field)), 0);
+  return (vmsd?.subsections ?? []).reduce((sum, inner) => sum + countElastic(inner), own);
+}
+
+/** Whether values have lengths of their own, which the description cannot know. */
+function hasOwnLengths(vmsd: VmsdLayout): boolean {
+  return (
+    (vmsd.fields ?? []).some(({ type }) => type === CAPABILITY) ||
+    vmsd.subsections.some((inner) => hasOwnLengths(inner))
+  );
+}
