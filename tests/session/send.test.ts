@@ -1,0 +1,54 @@
+/** Files that must not reach a QEMU: some QEMUs load them without a word, some crash. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+
+import { afterEach, beforeEach, expect, test } from "vitest";
+
+import { openMappedRam } from "../../src/engine/index.js";
+import { sendSnapshot } from "../../src/session/index.js";
+import { buildSnapshot, MemorySource } from "../snapshot/build-snapshot.js";
+
+let folder: string;
+
+beforeEach(() => {
+  folder = mkdtempSync(path.join(tmpdir(), "ramport-send-"));
+});
+
+afterEach(() => {
+  rmSync(folder, { recursive: true, force: true });
+});
+
+function firstBlock(bytes: Uint8Array): { bitmapOffset: number; pagesOffset: number; pages: number } {
+  const [block] = openMappedRam(new MemorySource(bytes)).blocks;
+  if (block?.mapped === undefined) throw new Error("the built snapshot has no block");
+  return { ...block.mapped, pages: block.usedLength / block.mapped.pageSize };
+}
+
+/** Sends to a socket that nobody listens at: a file that passes the checks fails with that. */
+function send(bytes: Uint8Array): Promise<unknown> {
+  const file = path.join(folder, "vm.ram");
+  writeFileSync(file, bytes);
+  return sendSnapshot(file, { kind: "unix", path: path.join(folder, "nobody") });
+}
+
+test("a good file is only stopped by the socket", async () => {
+  await expect(send(buildSnapshot().bytes)).rejects.toMatchObject({ code: "io" });
+});
+
+test("a bitmap that lies in its own pages", async () => {
+  const { bytes } = buildSnapshot();
+  const { bitmapOffset, pagesOffset } = firstBlock(bytes);
+  // bitmap_offset is the header's last field but one, and the bitmap follows the header.
+  new DataView(bytes.buffer, bytes.byteOffset).setBigUint64(bitmapOffset - 16, BigInt(pagesOffset));
+  await expect(send(bytes)).rejects.toMatchObject({ code: "inconsistent" });
+});
+
+test("bits behind the last page", async () => {
+  const { bytes } = buildSnapshot();
+  const { bitmapOffset, pages } = firstBlock(bytes);
+  expect(pages % 64).not.toBe(0);
+  const last = bitmapOffset + Math.ceil(pages / 64) * 8 - 1;
+  bytes[last] = (bytes[last] ?? 0) | 0x80;
+  await expect(send(bytes)).rejects.toMatchObject({ code: "inconsistent" });
+});
