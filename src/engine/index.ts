@@ -3,6 +3,8 @@
  *
  * @module
  */
+export { type Clock, systemClock } from "./clock.js";
+export { MigrationControl, type MigrationControlOptions } from "./control/migration-control.js";
 export {
   type Breathe,
   type DeviceField,
@@ -15,6 +17,12 @@ export {
   ShadowDirtyLog,
 } from "./host.js";
 export { loadHost, type LoadHostOptions, type LoadHostResult } from "./incoming/load-host.js";
+export type { IncomingRules } from "./incoming/host-checks.js";
+export {
+  loadHostFromStream,
+  type LoadStreamOptions,
+  type LoadStreamResult,
+} from "./incoming/load-stream.js";
 export { PageIndex, PagePlaces, type RecordCounts, UnindexableError } from "./incoming/page-index.js";
 export {
   readMigrationHead,
@@ -38,7 +46,12 @@ export { type PageCounts, type PlacedBlock, PlacedPages } from "./mapped-ram/pla
 export type { PositionedFile } from "./mapped-ram/positioned-file.js";
 export { clearStalePages } from "./mapped-ram/stale-pages.js";
 export { MappedRamWriter } from "./mapped-ram/writer.js";
+export { MigrationState } from "./migration-states.js";
 export type { MigrationTarget, RamSectionType } from "./migration-target.js";
+export { MappedRamTarget, type MappedRamTargetOptions } from "./outgoing/mapped-ram-target.js";
+export { OutgoingMigration, type OutgoingOptions } from "./outgoing/outgoing-migration.js";
+export type { OutgoingTarget } from "./outgoing/outgoing-target.js";
+export { StreamTarget, type StreamTargetOptions } from "./outgoing/stream-target.js";
 export { saveHost, type SaveHostOptions, type SaveHostResult } from "./outgoing/save-host.js";
 export { sendMappedRam, type SendOptions, type SendResult } from "./outgoing/send.js";
 export { type ProgressListener, ProgressMeter, type TransferProgress } from "./progress.js";

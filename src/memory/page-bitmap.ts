@@ -50,10 +50,16 @@ export class PageBitmap {
   setRange(start: number, end: number): void {
     let page = start;
     while (page < end && (page & 31) !== 0) this.set(page++);
-    const wholeWords = (end - page) >>> 5;
-    this.#words.fill(0xffffffff, page >>> 5, (page >>> 5) + wholeWords);
-    page += wholeWords * 32;
+    page = this.#fillWords(page, end, 0xffffffff);
     while (page < end) this.set(page++);
+  }
+
+  /** Clears pages `start` up to, not including, `end`. */
+  clearRange(start: number, end: number): void {
+    let page = start;
+    while (page < end && (page & 31) !== 0) this.clear(page++);
+    page = this.#fillWords(page, end, 0);
+    while (page < end) this.clear(page++);
   }
 
   /** The first set page at or after `from`, or `pageCount`. */
@@ -112,6 +118,13 @@ export class PageBitmap {
       result.#words[index] = this.#word(index) & ~other.#word(index);
     }
     return result;
+  }
+
+  /** Fills the words that lie wholly in a range that begins on one; returns the first page behind them. */
+  #fillWords(start: number, end: number, value: number): number {
+    const words = Math.max(0, end - start) >>> 5;
+    this.#words.fill(value, start >>> 5, (start >>> 5) + words);
+    return start + words * 32;
   }
 
   #next(from: number, flip: number): number {

@@ -11,6 +11,7 @@ export * from "./configuration.js";
 export * from "./constants.js";
 export * from "./device-sections.js";
 export { searchSectionFooter } from "./footer-search.js";
+export { type Json, layOutJson } from "./json-layout.js";
 export * from "./libvirt.js";
 export * from "./mapped-ram.js";
 export * from "./ram-block-list.js";

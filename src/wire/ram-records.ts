@@ -235,7 +235,7 @@ export function writeRamRecordHead(
   view: DataView,
   at: number,
   address: number,
-  flag: typeof RamFlag.PAGE | typeof RamFlag.ZERO,
+  flag: typeof RamFlag.PAGE | typeof RamFlag.ZERO | typeof RamFlag.XBZRLE,
   blockName: Uint8Array | undefined,
 ): number {
   const flags = blockName === undefined ? flag | RamFlag.CONTINUE : flag;

@@ -1,5 +1,6 @@
 import { FormatError } from "../errors/index.js";
 import { Limits } from "./constants.js";
+import { type Json, layOutJson } from "./json-layout.js";
 
 /** One device of the description, in stream order. */
 export interface DescribedDevice {
@@ -27,8 +28,6 @@ const OPENING_BRACKET = 0x5b;
 const CLOSING_BRACKET = 0x5d;
 const OPENING_BRACE = 0x7b;
 const CLOSING_BRACE = 0x7d;
-
-type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
 /**
  * Parses the description's JSON text.
@@ -66,7 +65,7 @@ export function describeCapabilities(text: string, capabilities: readonly string
   } catch {
     return text;
   }
-  if (!isObject(root) || stringifyAsQemu(root) !== text) return text;
+  if (!isObject(root) || layOutJson(root) !== text) return text;
   const configuration = root.configuration;
   if (configuration === undefined || !isObject(configuration)) return text;
   const { subsections: before, ...rest } = configuration;
@@ -83,7 +82,7 @@ export function describeCapabilities(text: string, capabilities: readonly string
     ...(capabilities.length === 0 ? [] : [capabilitiesSubsection(capabilities)]),
     ...others.slice(at),
   ];
-  return stringifyAsQemu({
+  return layOutJson({
     ...root,
     configuration: subsections.length === 0 ? rest : { ...rest, subsections },
   });
@@ -204,18 +203,6 @@ function endOfString(text: string, start: number): number {
     if (character === BACKSLASH) index += 1;
   }
   return text.length;
-}
-
-/** JSON in the layout of QEMU's JSONWriter: a blank after each comma and colon, nothing else. */
-function stringifyAsQemu(value: Json, depth = 0): string {
-  // Deeper than any real description: not worth rewriting, and not worth a stack.
-  if (depth > 2 * Limits.descriptionDepth) return "";
-  if (isArray(value)) return `[${value.map((item) => stringifyAsQemu(item, depth + 1)).join(", ")}]`;
-  if (isObject(value)) {
-    const entries = Object.entries(value);
-    return `{${entries.map(([key, item]) => `${JSON.stringify(key)}: ${stringifyAsQemu(item, depth + 1)}`).join(", ")}}`;
-  }
-  return JSON.stringify(value);
 }
 
 function isObject(value: Json): value is Readonly<Record<string, Json>> {

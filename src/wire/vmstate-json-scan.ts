@@ -22,11 +22,31 @@ export function isArray(value: JsonValue | undefined): value is readonly JsonVal
  * @param text Text that JSON.parse takes, nested no deeper than the stack allows: its errors are not looked for.
  */
 export function scanJson(text: string): JsonValue {
+  const parsed = JSON.parse(text) as Parsed;
+  // Only the entries of lists and trees repeat keys. Where nothing was dropped, JSON.parse is many times as fast.
+  if (withoutBlanks(JSON.stringify(parsed)) === withoutBlanks(text)) return keepOrder(parsed);
   return new JsonScanner(text).value();
+}
+
+type Parsed = null | boolean | number | string | readonly Parsed[] | { readonly [key: string]: Parsed };
+
+function withoutBlanks(text: string): string {
+  return text.replaceAll(" ", "");
+}
+
+function keepOrder(value: Parsed): JsonValue {
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return (value as readonly Parsed[]).map(keepOrder);
+  const entries: [string, JsonValue][] = [];
+  for (const [key, item] of Object.entries(value as Readonly<Record<string, Parsed>>)) {
+    entries.push([key, keepOrder(item)]);
+  }
+  return { entries };
 }
 
 const blank = /[ \t\r\n]*/y;
 const literal = /[^ \t\r\n,:[\]{}"]+/y;
+const BACKSLASH = "\\";
 
 class JsonScanner {
   readonly #text: string;
@@ -71,13 +91,22 @@ class JsonScanner {
 
   #string(): string {
     const start = this.#at;
+    const quote = this.#text.indexOf('"', start + 1);
+    const plain = this.#text.slice(start + 1, quote);
+    if (!plain.includes(BACKSLASH)) {
+      this.#at = quote + 1;
+      return plain;
+    }
     let end = start + 1;
-    while (end < this.#text.length && this.#text[end] !== '"') end += this.#text[end] === "\\" ? 2 : 1;
+    while (end < this.#text.length && this.#text[end] !== '"') end += this.#text[end] === BACKSLASH ? 2 : 1;
     this.#at = end + 1;
     return JSON.parse(this.#text.slice(start, this.#at)) as string;
   }
 
   #skipBlank(): void {
+    const code = this.#text.charCodeAt(this.#at);
+    // Between most things stands one blank, or none.
+    if (code > 0x20) return;
     blank.lastIndex = this.#at;
     this.#at += blank.exec(this.#text)?.[0].length ?? 0;
   }

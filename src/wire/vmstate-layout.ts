@@ -65,6 +65,22 @@ export function subsectionHeadBytes(name: string): number {
 export function parseVmstateLayout(text: string, offset: number): VmstateLayout {
   // Checks the syntax and the limits: the scanner relies on both.
   parseVmstateDescription(text, offset);
+  return layoutOfDescription({ text, offset });
+}
+
+/**
+ * Like {@link parseVmstateLayout}, for a text that {@link parseVmstateDescription} has taken already: it is not parsed
+ * twice.
+ *
+ * @throws FormatError when its structs nest too deeply.
+ */
+export function layoutOfDescription({
+  text,
+  offset,
+}: {
+  readonly text: string;
+  readonly offset: number;
+}): VmstateLayout {
   const root = scanJson(text);
   const parser = new LayoutParser(offset);
   const configuration = isObject(root) ? last(root, "configuration") : undefined;
@@ -125,16 +141,11 @@ class LayoutParser {
         offset: this.#offset,
       });
     }
-    const found: {
-      name?: string;
-      version?: number;
-      fields?: (FieldLayout | undefined)[];
-      subsections: VmsdLayout[];
-    }[] = [];
+    const found: FoundVmsd[] = [];
+    let current: FoundVmsd | undefined;
     for (const [key, value] of object.entries) {
-      let current = found.at(-1);
       if (key === "vmsd_name" || (key === "fields" && current === undefined)) {
-        current = { subsections: [] };
+        current = { name: undefined, version: undefined, fields: undefined, subsections: [] };
         found.push(current);
       }
       if (current === undefined) continue;
@@ -146,34 +157,54 @@ class LayoutParser {
       }
     }
     this.#depth -= 1;
-    return found.map(({ fields: items, ...vmsd }) => {
-      const fields = items?.filter((field) => field !== undefined);
-      if (fields === undefined || fields.length !== items?.length) return vmsd;
-      const bytes = wireBytes(fields, vmsd.subsections);
-      return { ...vmsd, fields, ...(bytes === undefined ? {} : { bytes }) };
-    });
+    return found.map(vmsdOf);
   }
 
   #field(object: JsonValue): FieldLayout | undefined {
     if (!isObject(object)) return undefined;
-    const name = last(object, "name");
-    const type = last(object, "type");
-    const size = last(object, "size");
-    const length = last(object, "array_len");
+    // One look at each key: there are thousands of fields.
+    let name, type, size, length, index, struct: JsonValue | undefined;
+    for (const [key, value] of object.entries) {
+      if (key === "name") name = value;
+      else if (key === "type") type = value;
+      else if (key === "size") size = value;
+      else if (key === "array_len") length = value;
+      else if (key === "index") index = value;
+      else if (key === "struct") struct = value;
+    }
     if (typeof name !== "string" || typeof type !== "string" || !isCount(size)) return undefined;
     if (length !== undefined && !isCount(length)) return undefined;
-    const struct = last(object, "struct");
-    return {
-      name,
-      type,
-      bytes: size,
-      count: length ?? 1,
-      isArray: length !== undefined || last(object, "index") !== undefined,
-      ...(isObject(struct) ? { struct: this.vmsd(struct) } : {}),
-      inline: this.#vmsds(object),
-    };
+    const count = length ?? 1;
+    const isArrayPart = length !== undefined || index !== undefined;
+    const inline = this.#vmsds(object);
+    // Built at once: spreading costs more than all else here.
+    return isObject(struct)
+      ? { name, type, bytes: size, count, isArray: isArrayPart, struct: this.vmsd(struct), inline }
+      : { name, type, bytes: size, count, isArray: isArrayPart, inline };
   }
 }
+
+/** A vmsd while its keys are read. */
+interface FoundVmsd {
+  name: string | undefined;
+  version: number | undefined;
+  fields: (FieldLayout | undefined)[] | undefined;
+  subsections: VmsdLayout[];
+}
+
+/** A field that is damaged leaves its vmsd without a description. */
+function vmsdOf({ name, version, fields, subsections }: FoundVmsd): VmsdLayout {
+  const layout: Mutable<VmsdLayout> = { subsections };
+  if (name !== undefined) layout.name = name;
+  if (version !== undefined) layout.version = version;
+  if (fields === undefined || !fields.every((field) => field !== undefined)) return layout;
+  layout.fields = fields;
+  const bytes = wireBytes(fields, subsections);
+  if (bytes !== undefined) layout.bytes = bytes;
+  return layout;
+}
+
+type Mutable<T> = { -readonly [Key in keyof T]: T[Key] };
 
 function wireBytes(fields: readonly FieldLayout[], subsections: readonly VmsdLayout[]): number | undefined {
   let total = 0;

@@ -61,6 +61,9 @@ export function vmstateValueToJson(value: VmstateValue): string | number | boole
   return value;
 }
 
+/** Text is handed out in pieces of about this. */
+const PIECE_CHARACTERS = 1 << 14;
+
 /**
  * The events of one device as JSON text, piece by piece: structs and subsections are objects with the names of their
  * fields, arrays and lists are arrays; a tree is an array of keys and values in turn. A name that repeats in an object
@@ -70,23 +73,32 @@ export function vmstateValueToJson(value: VmstateValue): string | number | boole
  */
 export function* vmstateJson(events: Iterable<VmstateEvent>): Generator<string, void, undefined> {
   const open: { readonly names: Map<string, number> | undefined; empty: boolean }[] = [];
+  let parent: (typeof open)[number] | undefined;
+  let text = "";
   for (const event of events) {
+    if (text.length >= PIECE_CHARACTERS) {
+      yield text;
+      text = "";
+    }
     if (event.kind === "end") {
-      const closed = open.pop();
-      yield closed?.names === undefined ? "]" : "}";
+      text += open.pop()?.names === undefined ? "]" : "}";
+      parent = open.at(-1);
       continue;
     }
-    const parent = open.at(-1);
-    let text = parent === undefined || parent.empty ? "" : ",";
-    if (parent !== undefined) parent.empty = false;
-    if (parent?.names !== undefined) text += `${JSON.stringify(uniqueName(parent.names, event.name))}:`;
-    if (event.kind === "value") yield text + JSON.stringify(vmstateValueToJson(event.value));
+    if (parent !== undefined) {
+      if (!parent.empty) text += ",";
+      parent.empty = false;
+      if (parent.names !== undefined) text += `${JSON.stringify(uniqueName(parent.names, event.name))}:`;
+    }
+    if (event.kind === "value") text += JSON.stringify(vmstateValueToJson(event.value));
     else {
       const isObject = event.kind === "struct" || event.kind === "subsection";
-      open.push({ names: isObject ? new Map() : undefined, empty: true });
-      yield text + (isObject ? "{" : "[");
+      parent = { names: isObject ? new Map() : undefined, empty: true };
+      open.push(parent);
+      text += isObject ? "{" : "[";
     }
   }
+  yield text;
 }
 
 function uniqueName(names: Map<string, number>, name: string): string {

@@ -88,6 +88,12 @@ export interface VmstateSource {
  */
 const MAX_NODES = 16 * 1024 * 1024;
 
+/**
+ * Events that are gathered before they are handed up: each yield passes through a generator a level of structs, which
+ * costs more than the decoding.
+ */
+const BATCH_EVENTS = 256;
+
 const CAPABILITY = "capability";
 const END: VmstateEnd = { kind: "end" };
 
@@ -107,8 +113,13 @@ export function decodeVmstate(
   layout: DeviceLayout | VmsdLayout | undefined,
   source: VmstateSource,
 ): Generator<VmstateEvent, void, undefined> {
-  return new VmstateDecoder(source).device(layout);
+  return new VmstateDecoder(source).events(layout);
 }
+
+/** What the decoder's own generators yield: nothing but the moment to hand up what was gathered. */
+type Steps = Generator<undefined, void, undefined>;
+type Mutable<T> = { -readonly [Key in keyof T]: T[Key] };
+type ElementPlace = Pick<VmstatePlace, "name" | "type" | "index">;
 
 /** Where a decoding stands. Generators of one device share it. */
 class VmstateDecoder {
@@ -119,6 +130,7 @@ class VmstateDecoder {
   /** Index of the next byte in the payload. */
   #at = 0;
   #nodes = 0;
+  #batch: VmstateEvent[] = [];
   /** The one field whose size the description has wrong, and its real size. */
   #elastic: { readonly field: FieldLayout; readonly bytes: number } | undefined;
 
@@ -129,12 +141,34 @@ class VmstateDecoder {
     this.#maxNodes = source.maxNodes ?? MAX_NODES;
   }
 
-  *device(layout: VmsdLayout | undefined): Generator<VmstateEvent, void, undefined> {
+  *events(layout: VmsdLayout | undefined): Generator<VmstateEvent, void, undefined> {
+    const steps = this.#device(layout);
+    try {
+      while (steps.next().done !== true) yield* this.#take();
+    } catch (error) {
+      // What stands before the damage comes before the error.
+      yield* this.#take();
+      throw error;
+    }
+    yield* this.#take();
+  }
+
+  #take(): VmstateEvent[] {
+    const batch = this.#batch;
+    this.#batch = [];
+    return batch;
+  }
+
+  get #isFull(): boolean {
+    return this.#batch.length >= BATCH_EVENTS;
+  }
+
+  *#device(layout: VmsdLayout | undefined): Steps {
     const { section, payload } = this.#source;
     const reason = layout === undefined ? "no-description" : this.#misfit(layout);
-    yield this.#open("struct", { name: section, type: "struct" }, payload.length, layout);
+    this.#open("struct", { name: section, type: "struct" }, payload.length, layout);
     if (layout === undefined || reason !== undefined) {
-      yield this.#raw({ name: "data", type: "buffer" }, payload.length, reason);
+      this.#raw({ name: "data", type: "buffer" }, payload.length, reason);
     } else {
       yield* this.#vmsd(layout);
       if (this.#at !== payload.length) {
@@ -144,7 +178,7 @@ class VmstateDecoder {
         });
       }
     }
-    yield this.#close();
+    this.#close();
   }
 
   /** Why a device cannot be decoded; undefined when it can, perhaps with one field that takes what is left. */
@@ -164,7 +198,7 @@ class VmstateDecoder {
     return undefined;
   }
 
-  *#vmsd(vmsd: VmsdLayout): Generator<VmstateEvent, void, undefined> {
+  *#vmsd(vmsd: VmsdLayout): Steps {
     const fields = vmsd.fields ?? [];
     let next = 0;
     while (next < fields.length) {
@@ -175,19 +209,21 @@ class VmstateDecoder {
       const [field] = group;
       if (field === undefined) break;
       if (group.length > 1 || field.isArray) yield* this.#array(field, group);
+      else if (isPlain(field)) this.#leaf(field, field.bytes);
       else yield* this.#element(field, field);
+      if (this.#isFull) yield;
     }
     for (const subsection of vmsd.subsections) yield* this.#subsection(subsection);
   }
 
-  *#array(first: FieldLayout, group: readonly FieldLayout[]): Generator<VmstateEvent, void, undefined> {
+  *#array(first: FieldLayout, group: readonly FieldLayout[]): Steps {
     if (this.#elastic?.field === first) {
-      yield this.#raw(first, this.#elastic.bytes, "size-mismatch");
+      this.#raw(first, this.#elastic.bytes, "size-mismatch");
       return;
     }
     const size = this.#wireBytes({ fields: group, subsections: [] }, this.#at);
     const type = group.find(({ type: other }) => other !== "nullptr" && other !== "ptr-marker")?.type;
-    yield this.#open("array", { name: first.name, type: type ?? first.type }, size);
+    this.#open("array", { name: first.name, type: type ?? first.type }, size);
     let index = 0;
     for (const field of group) {
       const { name, type: fieldType, bytes } = field;
@@ -199,77 +235,70 @@ class VmstateDecoder {
         const isMarker =
           fieldType === "ptr-marker" && field.count === 1 && this.#peek() === VALID_POINTER_MARKER;
         // Arrays of numbers are the bulk of all values: no generator for each.
-        if (isScalar(fieldType)) yield this.#leaf(place, bytes);
+        if (isScalar(fieldType)) this.#leaf(place, bytes);
         else yield* this.#element(place, field);
+        if (this.#isFull) yield;
         // What such a mark announces is the element.
         if (isMarker) break;
         index += 1;
       }
     }
-    yield this.#close();
+    this.#close();
   }
 
-  *#element(
-    place: Pick<VmstatePlace, "name" | "type" | "index">,
-    field: FieldLayout,
-  ): Generator<VmstateEvent, void, undefined> {
+  *#element(place: ElementPlace, field: FieldLayout): Steps {
     const { type, bytes, struct, inline } = field;
     const [content] = inline;
-    if (type === CAPABILITY) yield this.#capability(place);
+    if (type === CAPABILITY) this.#capability(place);
     else if (struct !== undefined) yield* this.#struct(place, bytes, struct);
     else if (isListType(type)) yield* this.#list(place, field);
     else if (content !== undefined && inline.length === 1) yield* this.#struct(place, bytes, content);
     else {
       const words = wordsOf(type, bytes);
-      if (words === undefined) yield this.#leaf(place, bytes);
+      if (words === undefined) this.#leaf(place, bytes);
       else {
-        yield this.#open("array", place, bytes);
+        this.#open("array", place, bytes);
         for (let index = 0; index < bytes / words.bytes; index++) {
-          yield this.#leaf({ name: place.name, type: words.type, index }, words.bytes);
+          this.#leaf({ name: place.name, type: words.type, index }, words.bytes);
+          if (this.#isFull) yield;
         }
-        yield this.#close();
+        this.#close();
       }
     }
   }
 
-  *#struct(
-    place: Pick<VmstatePlace, "name" | "type" | "index">,
-    size: number,
-    vmsd: VmsdLayout,
-  ): Generator<VmstateEvent, void, undefined> {
+  *#struct(place: ElementPlace, size: number, vmsd: VmsdLayout): Steps {
     if (vmsd.fields === undefined && size === 1 && this.#peek() === NULL_POINTER_MARKER) {
-      yield this.#value(place, 1, null);
+      this.#value(place, 1, null);
     } else if (vmsd.bytes !== size) {
-      yield this.#raw(place, size, vmsd.bytes === undefined ? "no-description" : "size-mismatch");
+      this.#raw(place, size, vmsd.bytes === undefined ? "no-description" : "size-mismatch");
     } else {
-      yield this.#open("struct", place, size, vmsd);
+      this.#open("struct", place, size, vmsd);
       yield* this.#vmsd(vmsd);
-      yield this.#close();
+      this.#close();
     }
   }
 
-  *#list(
-    place: Pick<VmstatePlace, "name" | "type" | "index">,
-    field: FieldLayout,
-  ): Generator<VmstateEvent, void, undefined> {
+  *#list(place: ElementPlace, field: FieldLayout): Steps {
     const start = this.#at;
     const items = listItems(field, this.#view, start);
     if (items === undefined) {
-      yield this.#raw(place, field.bytes, field.inline.length === 0 ? "no-description" : "impossible-value");
+      this.#raw(place, field.bytes, field.inline.length === 0 ? "no-description" : "impossible-value");
       return;
     }
-    yield this.#open("list", place, field.bytes);
+    this.#open("list", place, field.bytes);
     for (const { name, index, at, vmsd } of items) {
       // Between the items stand the marks that say whether another one comes.
       this.#at = at;
-      if (vmsd === undefined) yield this.#leaf({ name, type: "uint64", index }, 8);
+      if (vmsd === undefined) this.#leaf({ name, type: "uint64", index }, 8);
       else yield* this.#struct({ name, type: "struct", index }, vmsd.bytes ?? 0, vmsd);
+      if (this.#isFull) yield;
     }
     this.#at = start + field.bytes;
-    yield this.#close();
+    this.#close();
   }
 
-  *#subsection(vmsd: VmsdLayout): Generator<VmstateEvent, void, undefined> {
+  *#subsection(vmsd: VmsdLayout): Steps {
     const { payload, payloadOffset } = this.#source;
     const { name = "", version } = vmsd;
     const offset = payloadOffset + this.#at;
@@ -298,10 +327,10 @@ class VmstateDecoder {
     }
     this.#path.pop();
     const size = reader.position + this.#wireBytes(vmsd, this.#at + reader.position);
-    yield this.#open("subsection", { name, type: "subsection" }, size, vmsd);
+    this.#open("subsection", { name, type: "subsection" }, size, vmsd);
     this.#at += reader.position;
     yield* this.#vmsd(vmsd);
-    yield this.#close();
+    this.#close();
   }
 
   /** Bytes of fields and subsections that begin at `start`: what the description says, but for capabilities. */
@@ -320,37 +349,33 @@ class VmstateDecoder {
   }
 
   /** The name of a capability: the one type whose elements differ in length and are described by the first one. */
-  #capability(place: Pick<VmstatePlace, "name" | "type" | "index">): VmstateLeaf {
+  #capability(place: ElementPlace): void {
     const { payload, payloadOffset } = this.#source;
     const reader = new ByteReader(payload.subarray(this.#at), payloadOffset + this.#at);
     const text = this.#within(() => reader.idstr("capability's name"));
-    return this.#value(place, reader.position, text);
+    this.#value(place, reader.position, text);
   }
 
-  #leaf(place: Pick<VmstatePlace, "name" | "type" | "index">, size: number): VmstateLeaf {
+  #leaf(place: ElementPlace, size: number): void {
     const { type } = place;
-    if (isBytes(type)) return this.#raw(place, size, undefined);
     // All sizes were added up before: what is missing here is only the value.
     const value = size <= this.#left ? decodeScalar(type, size, this.#view, this.#at) : undefined;
-    if (value !== undefined) return this.#value(place, size, value);
-    return this.#raw(place, size, isScalar(type) ? "impossible-value" : "unknown-type");
+    if (value !== undefined) this.#value(place, size, value);
+    else if (isBytes(type)) this.#raw(place, size, undefined);
+    else this.#raw(place, size, isScalar(type) ? "impossible-value" : "unknown-type");
   }
 
-  #raw(
-    place: Pick<VmstatePlace, "name" | "type" | "index">,
-    size: number,
-    undecoded: UndecodedReason | undefined,
-  ): VmstateLeaf {
+  #raw(place: ElementPlace, size: number, undecoded: UndecodedReason | undefined): void {
     const bytes = this.#source.payload.subarray(this.#at, this.#at + size);
-    const leaf = this.#value(place, size, bytes);
-    return undecoded === undefined ? leaf : { ...leaf, undecoded };
+    this.#value(place, size, bytes, undecoded);
   }
 
   #value(
-    { name, type, index }: Pick<VmstatePlace, "name" | "type" | "index">,
+    { name, type, index }: ElementPlace,
     size: number,
     value: VmstateValue,
-  ): VmstateLeaf {
+    undecoded?: UndecodedReason,
+  ): void {
     if (size > this.#left) {
       this.#path.push(name);
       throw this.#error("truncated", "The payload ends inside a field", {
@@ -361,32 +386,34 @@ class VmstateDecoder {
     this.#count(name);
     const offset = this.#source.payloadOffset + this.#at;
     this.#at += size;
-    return { kind: "value", name, ...(index === undefined ? {} : { index }), type, offset, size, value };
+    // Put together by hand: spreading would cost as much as all else.
+    const leaf: Mutable<VmstateLeaf> =
+      index === undefined
+        ? { kind: "value", name, type, offset, size, value }
+        : { kind: "value", name, index, type, offset, size, value };
+    if (undecoded !== undefined) leaf.undecoded = undecoded;
+    this.#batch.push(leaf);
   }
 
   #open(
     kind: VmstateGroup["kind"],
-    { name, type, index }: Pick<VmstatePlace, "name" | "type" | "index">,
+    { name, type, index }: ElementPlace,
     size: number,
     vmsd?: VmsdLayout,
-  ): VmstateGroup {
+  ): void {
     this.#count(name);
     this.#path.push(index === undefined ? name : `[${index}]`);
-    return {
-      kind,
-      name,
-      ...(index === undefined ? {} : { index }),
-      type,
-      offset: this.#source.payloadOffset + this.#at,
-      size,
-      ...(vmsd?.name === undefined ? {} : { vmsdName: vmsd.name }),
-      ...(vmsd?.version === undefined ? {} : { version: vmsd.version }),
-    };
+    const offset = this.#source.payloadOffset + this.#at;
+    const group: Mutable<VmstateGroup> =
+      index === undefined ? { kind, name, type, offset, size } : { kind, name, index, type, offset, size };
+    if (vmsd?.name !== undefined) group.vmsdName = vmsd.name;
+    if (vmsd?.version !== undefined) group.version = vmsd.version;
+    this.#batch.push(group);
   }
 
-  #close(): VmstateEnd {
+  #close(): void {
     assert(this.#path.pop() !== undefined, "a vmstate group ends that never began");
-    return END;
+    this.#batch.push(END);
   }
 
   #count(name: string): void {
@@ -437,6 +464,11 @@ function sameName(fields: readonly FieldLayout[], start: number): readonly Field
   let end = start + 1;
   while (end < fields.length && fields[end]?.name === name) end += 1;
   return fields.slice(start, end);
+}
+
+/** Whether a field is one value and nothing else. */
+function isPlain({ type, struct, inline }: FieldLayout): boolean {
+  return struct === undefined && inline.length === 0 && isScalar(type);
 }
 
 /** Whether the description can have the size of a field wrong: it has that of the first element for all. */

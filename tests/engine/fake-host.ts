@@ -20,6 +20,7 @@ export class FakeHost implements MigrationHost {
   /** What the guest does each time it may run; gets the number of the turn. */
   guest: (turn: number) => void = () => undefined;
   running = false;
+  runCount = 0;
   turns = 0;
   /** The state of the only device. */
   device = new Uint8Array([1, 2, 3]);
@@ -42,6 +43,7 @@ export class FakeHost implements MigrationHost {
     this.calls.push("run");
     if (!this.running) {
       this.running = true;
+      this.runCount += 1;
       this.#tick();
     }
     return Promise.resolve();

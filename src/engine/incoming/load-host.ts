@@ -2,26 +2,24 @@ import type { RandomAccessSource } from "../../channels/index.js";
 import { FormatError, throwIfAborted, UsageError } from "../../errors/index.js";
 import type { PageBitmap } from "../../memory/index.js";
 import { RAM_SECTION } from "../../wire/index.js";
+import { splitGlobalState } from "../global-state.js";
+import { eachPiece, eventLoopTurns, type MigrationHost } from "../host.js";
 import {
-  type DeviceState,
-  eachPiece,
-  eventLoopTurns,
-  type HostRamBlock,
-  type MigrationHost,
-} from "../host.js";
-import {
-  type MappedRamBlock,
   type MappedRamFile,
   openMappedRam,
   readMappedRamTail,
   readPageBitmap,
 } from "../mapped-ram/open.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
+import { checkConfiguration, checkPageSize, type IncomingRules, matchBlocks } from "./host-checks.js";
+import { devicesOf } from "./host-target.js";
 
 /** Options of {@link loadHost}. */
 export interface LoadHostOptions {
   /** Where the stream starts in the file; default 0. */
   readonly streamOffset?: number;
+  /** Default: nothing is shared, and a UUID is not compared. */
+  readonly rules?: IncomingRules;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
 }
@@ -32,6 +30,8 @@ export interface LoadHostResult {
   /** Bytes of pages read from the file. */
   readonly readBytes: number;
   readonly totalMs: number;
+  /** Whether the guest ran when it was saved. */
+  readonly wasRunning: boolean;
 }
 
 /** What goes into one block of the host. */
@@ -65,9 +65,12 @@ export async function loadHost(
   }
   const startMs = performance.now();
   const skeleton = openMappedRam(file, options.streamOffset ?? 0);
-  checkMachine(host, skeleton);
-  const loads = planBlocks(host, file, skeleton);
-  const devices = readDevices(file, skeleton);
+  const { rules = { ignoreShared: false, validateUuid: false } } = options;
+  checkConfiguration(host, skeleton.configuration, rules);
+  checkFile(skeleton);
+  const loads = planBlocks(host, file, skeleton, rules);
+  const { tail, bytes } = readMappedRamTail(file, skeleton);
+  const { devices, wasRunning } = splitGlobalState(devicesOf(tail, bytes));
   host.checkDevices(devices);
   const readBytes = await loadMemory(host, file, loads, options);
   host.loadDevices(devices);
@@ -76,79 +79,46 @@ export async function loadHost(
     pages: { normal, zero: skeleton.totalBytes / host.pageSize - normal },
     readBytes,
     totalMs: performance.now() - startMs,
+    wasRunning,
   };
 }
 
-function checkMachine(
-  host: MigrationHost,
-  { configuration, pageSize, blocks, beforeRam }: MappedRamFile,
-): void {
-  if (configuration.machine !== host.machine) {
-    throw new FormatError("unsupported", "The file is of another machine", {
-      section: "configuration",
-      expected: host.machine,
-      actual: configuration.machine,
-    });
-  }
-  const odd = blocks.find(({ mapped }) => mapped?.pageSize !== host.pageSize);
-  if (odd !== undefined) {
-    throw new FormatError("unsupported", "The file has another page size than the machine", {
-      block: odd.name,
-      expected: host.pageSize,
-      actual: odd.mapped?.pageSize ?? pageSize,
-    });
-  }
+function checkFile({ beforeRam }: MappedRamFile): void {
   const early = beforeRam.find(({ header }) => header !== undefined);
-  if (early?.header !== undefined) {
-    throw new FormatError("unsupported", "The file has a device in front of its memory", {
-      offset: early.offset,
-      section: early.header.name,
-    });
-  }
+  if (early?.header === undefined) return;
+  throw new FormatError("unsupported", "The migration has a device in front of its memory", {
+    offset: early.offset,
+    section: early.header.name,
+  });
 }
 
-function planBlocks(host: MigrationHost, file: RandomAccessSource, { blocks }: MappedRamFile): BlockLoad[] {
-  const own = host.ramBlocks();
-  const missing = own.find(({ name }) => !blocks.some((block) => block.name === name));
-  if (missing !== undefined) {
-    throw new FormatError("inconsistent", "The file lacks a RAM block of the machine", {
-      section: RAM_SECTION.name,
-      block: missing.name,
-    });
-  }
-  return blocks.map((block) => planBlock(own, file, block));
-}
-
-function planBlock(own: readonly HostRamBlock[], file: RandomAccessSource, block: MappedRamBlock): BlockLoad {
-  const place = { section: RAM_SECTION.name, block: block.name };
-  const index = own.findIndex(({ name }) => name === block.name);
-  const target = own[index];
-  if (target === undefined || block.mapped === undefined) {
-    throw new FormatError("inconsistent", "The machine has no such RAM block", place);
-  }
-  if (target.usedLength !== block.usedLength) {
-    throw new FormatError("inconsistent", "A RAM block of the machine has another length", {
-      ...place,
-      expected: target.usedLength,
-      actual: block.usedLength,
-      hint: "create the machine with the memory sizes that it was saved with",
-    });
-  }
-  const present = readPageBitmap(file, block);
-  if (present.tailBits() > 0) {
-    throw new FormatError("malformed", "A bitmap has bits past the last page", {
-      ...place,
-      offset: block.mapped.bitmapOffset,
-    });
-  }
-  return { index, name: block.name, pagesOffset: block.mapped.pagesOffset, present };
-}
-
-function readDevices(file: RandomAccessSource, skeleton: MappedRamFile): DeviceState[] {
-  const { tail, bytes } = readMappedRamTail(file, skeleton);
-  return tail.sections.map(({ name, instance, version, payloadOffset, payloadLength }) => {
-    const at = payloadOffset - tail.baseOffset;
-    return { name, instance, version, payload: bytes.subarray(at, at + payloadLength), fields: [] };
+function planBlocks(
+  host: MigrationHost,
+  file: RandomAccessSource,
+  { blocks, pageSize }: MappedRamFile,
+  rules: IncomingRules,
+): BlockLoad[] {
+  const matches = matchBlocks(host, blocks, rules);
+  return blocks.flatMap((block, place) => {
+    const { name, mapped } = block;
+    const { index, travels } = matches[place] ?? { index: -1, travels: false };
+    if (!travels) return [];
+    checkPageSize(host, mapped?.pageSize ?? pageSize, name);
+    if (mapped === undefined) {
+      throw new FormatError("inconsistent", "The file has no pages of a RAM block that is not shared here", {
+        section: RAM_SECTION.name,
+        block: name,
+      });
+    }
+    const present = readPageBitmap(file, block);
+    if (present.tailBits() > 0) {
+      throw new FormatError("malformed", "A bitmap has bits past the last page", {
+        section: RAM_SECTION.name,
+        block: name,
+        offset: mapped.bitmapOffset,
+      });
+    }
+    return [{ index, name, pagesOffset: mapped.pagesOffset, present }];
   });
 }
 

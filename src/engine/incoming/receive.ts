@@ -1,5 +1,3 @@
-import { setTimeout as sleep } from "node:timers/promises";
-
 import type { ByteSink, ByteSource } from "../../channels/index.js";
 import { assert, CancelledError, FormatError, throwIfAborted } from "../../errors/index.js";
 import {
@@ -33,6 +31,7 @@ import {
   type SectionHeader,
   SectionType,
 } from "../../wire/index.js";
+import { type Clock, systemClock } from "../clock.js";
 import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
 import type { MigrationTarget, RamSectionType } from "../migration-target.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
@@ -50,6 +49,7 @@ export interface ReceiveOptions {
   readonly targetPageSize?: number;
   /** Where PINGs are answered and the end is confirmed, when the source opens a return path. */
   readonly returnPath?: ByteSink;
+  readonly clock?: Clock;
 }
 
 /** What was received. */
@@ -438,7 +438,8 @@ class IncomingMigration {
       [LONG_SILENCE_MS, () => tail.at(-1) === SectionType.EOF && isWholeTail(tail, this.#footers ?? true)],
     ];
     for (const [silenceMs, isWhole] of looks) {
-      const more = await Promise.race([filled, sleep(silenceMs, undefined)]);
+      const silence = this.#options.clock ?? systemClock;
+      const more = await Promise.race([filled, silence.sleep(silenceMs).then(() => undefined)]);
       if (more !== undefined) return more;
       if (isWhole()) {
         // Nobody waits for it any more; closing the source ends it.

@@ -1,8 +1,7 @@
-import { inflateSync } from "node:zlib";
-
-import { assert, FormatError } from "../../errors/index.js";
+import { assert, FormatError, MachineError } from "../../errors/index.js";
 import { isZero, PageBitmap } from "../../memory/index.js";
 import { applyXbzrle, RAM_SECTION, type RamRecordSink } from "../../wire/index.js";
+import { inflatePage } from "../compressed-page.js";
 import type { PositionedFile } from "./positioned-file.js";
 import { WriteCombiner } from "./write-combiner.js";
 
@@ -43,6 +42,7 @@ export class PlacedPages implements RamRecordSink {
   readonly #combiner = new WriteCombiner();
   #normal = 0;
   #zero = 0;
+  #sealed = false;
 
   constructor(blocks: readonly PlacedBlock[], pageSize: number) {
     this.#blocks = blocks;
@@ -60,11 +60,12 @@ export class PlacedPages implements RamRecordSink {
 
   page(block: number, address: number, bytes: Uint8Array, at: number): void {
     const pageSize = this.#pageSize;
-    if (looksZero(bytes, at, pageSize) && isZero(bytes, at, pageSize)) {
+    if (isZero(bytes, at, pageSize)) {
       this.zeroPage(block, address);
       return;
     }
     const { file, position, present, written } = this.#state(block);
+    if (this.#sealed) throw lateWrite(this.#blocks[block]?.name ?? "", address);
     const index = address / pageSize;
     present.set(index);
     written.set(index);
@@ -73,7 +74,9 @@ export class PlacedPages implements RamRecordSink {
   }
 
   zeroPage(block: number, address: number): void {
-    this.#state(block).present.clear(address / this.#pageSize);
+    const { present } = this.#state(block);
+    if (this.#sealed) throw lateWrite(this.#blocks[block]?.name ?? "", address);
+    present.clear(address / this.#pageSize);
     this.#zero += 1;
   }
 
@@ -84,27 +87,17 @@ export class PlacedPages implements RamRecordSink {
   }
 
   compressedPage(block: number, address: number, bytes: Uint8Array, at: number, length: number): void {
-    const pageSize = this.#pageSize;
-    const place = { section: RAM_SECTION.name, block: this.#blocks[block]?.name ?? "" };
-    let page: Uint8Array;
-    try {
-      page = inflateSync(bytes.subarray(at, at + length), { maxOutputLength: pageSize });
-    } catch (cause) {
-      throw new FormatError("malformed", "A compressed page cannot be inflated", place, cause);
-    }
-    if (page.length !== pageSize) {
-      throw new FormatError("malformed", "A compressed page has another length than a page", {
-        ...place,
-        expected: pageSize,
-        actual: page.length,
-      });
-    }
+    const page = inflatePage(bytes.subarray(at, at + length), this.#pageSize, this.#blocks[block]?.name ?? "");
     this.page(block, address, page, 0);
   }
 
-  /** Writes what was gathered, and clears the places that hold bytes of pages that became zero. */
+  /**
+   * Writes what was gathered, and clears the places that hold bytes of pages that became zero. The bitmaps hold from here
+   * on: a page that comes later fails the migration.
+   */
   finish(): void {
     this.#combiner.flush();
+    this.#sealed = true;
     for (const state of this.#states) {
       if (state === undefined) continue;
       const { file, position, present, written } = state;
@@ -142,9 +135,9 @@ export class PlacedPages implements RamRecordSink {
   }
 }
 
-/** A few bytes decide it for nearly every page that has content. */
-function looksZero(bytes: Uint8Array, at: number, length: number): boolean {
-  const step = length >> 3;
-  for (let index = at; index < at + length; index += step) if (bytes[index] !== 0) return false;
-  return true;
+function lateWrite(block: string, address: number): MachineError {
+  return new MachineError("migration-failed", "A page was written after its bitmap had been closed", {
+    block,
+    actual: `page at 0x${address.toString(16)}`,
+  });
 }

@@ -1,9 +1,7 @@
 import type { ByteChannel, ByteSink, RandomAccessSource } from "../../channels/index.js";
 import { CancelledError, MachineError, throwIfAborted } from "../../errors/index.js";
 import {
-  ByteReader,
   ByteWriter,
-  decodeReturnPathRecord,
   describeCapabilities,
   encodeBlockListEntry,
   encodeBlockListHead,
@@ -14,15 +12,14 @@ import {
   encodeSectionFooter,
   encodeSectionHeader,
   MigrationCommand,
-  ReturnPathMessage,
   SectionType,
 } from "../../wire/index.js";
 import { MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
 import { type MappedRamFile, readMappedRamTail } from "../mapped-ram/open.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
-import { StreamInput } from "../stream-input.js";
 import { PageSender } from "./page-sender.js";
 import { readEarlySection, splitBetweenRam } from "./replay.js";
+import { awaitShut } from "./return-path.js";
 
 /** How to send. */
 export interface SendOptions {
@@ -181,27 +178,4 @@ function endOfPart(ramId: number, footers: boolean): Uint8Array {
   encodeEndOfSection(writer);
   if (footers) encodeSectionFooter(writer, ramId);
   return writer.finish();
-}
-
-/** Reads the return path until the destination says how the load went. */
-async function awaitShut(returnPath: ByteChannel): Promise<void> {
-  const input = new StreamInput(returnPath);
-  while (true) {
-    if ((await input.peek()) === undefined) {
-      throw new MachineError(
-        "migration-failed",
-        "The destination closed the connection without having loaded all",
-        {
-          hint: "its own error says why: look at its standard error or log",
-        },
-      );
-    }
-    const { type, data } = await input.parse(decodeReturnPathRecord);
-    if (type !== ReturnPathMessage.SHUT) continue;
-    const result = new ByteReader(data).u32();
-    if (result === 0) return;
-    throw new MachineError("migration-failed", "The destination says that loading failed", {
-      actual: result,
-    });
-  }
 }

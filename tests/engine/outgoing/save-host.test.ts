@@ -1,10 +1,8 @@
 import { describe, expect, test } from "vitest";
 
-import type { ByteSink } from "../../../src/channels/index.js";
 import { loadHost } from "../../../src/engine/incoming/load-host.js";
 import { openMappedRam, readMappedRamTail } from "../../../src/engine/mapped-ram/open.js";
 import { saveHost } from "../../../src/engine/outgoing/save-host.js";
-import { sendMappedRam } from "../../../src/engine/outgoing/send.js";
 import { CancelledError } from "../../../src/errors/index.js";
 import { FakeHost, MemoryFile } from "../fake-host.js";
 
@@ -35,8 +33,9 @@ describe("saveHost", () => {
     host.ram[1]!.fill(5, 3 * PAGE, 9 * PAGE);
     host.video[0] = 1;
     const file = new MemoryFile();
-    const result = await saveHost(host, file);
-    expect(result).toMatchObject({ rounds: 1, pages: { normal: 7, zero: 512 + 16 - 7 }, downtimeMs: 0 });
+    const { info } = await saveHost(host, file);
+    expect(info).toMatchObject({ status: "completed", downtime: 0 });
+    expect(info.ram).toMatchObject({ "dirty-sync-count": 1, normal: 7, duplicate: 512 + 16 - 7 });
     expect((await restored(file)).memory().equals(host.memory())).toBe(true);
     expect(host.calls).toEqual(["stop"]);
   });
@@ -46,39 +45,41 @@ describe("saveHost", () => {
     restless(host);
     await host.run();
     const file = new MemoryFile();
-    const result = await saveHost(host, file, { maxRounds: 20, downtimeLimitMs: 0 });
+    const { info } = await saveHost(host, file, { maxRounds: 20, downtimeLimitMs: 0 });
     expect(host.running).toBe(false);
     expect(host.turns).toBeGreaterThan(20);
-    expect(result.rounds).toBe(21);
-    expect(result.pages.normal).toBeGreaterThan(20 * 64);
+    expect(info.ram?.["dirty-sync-count"]).toBe(21);
+    expect(info.ram?.normal).toBeGreaterThan(20 * 64);
     const copy = await restored(file);
     expect(copy.memory().equals(host.memory())).toBe(true);
     expect(copy.device).toEqual(host.device);
     expect(copy.running).toBe(false);
   });
 
-  test("the file does not grow with the rounds, a stream would", async () => {
+  test("the file does not grow with the rounds", async () => {
     const sizes: number[] = [];
-    const streams: number[] = [];
+    const transferred: number[] = [];
     for (const maxRounds of [1, 12]) {
       const host = new FakeHost();
       restless(host);
       await host.run();
-      const { fileBytes, streamBytes } = await saveHost(host, new MemoryFile(), {
+      const { fileBytes, info } = await saveHost(host, new MemoryFile(), {
         maxRounds,
         downtimeLimitMs: 0,
       });
       sizes.push(fileBytes);
-      streams.push(streamBytes);
+      transferred.push(info.ram?.transferred ?? 0);
     }
     expect(sizes[1]).toBe(sizes[0]);
-    expect(streams[1]! - streams[0]!).toBeGreaterThan(11 * 64 * PAGE);
+    expect(transferred[1]! - transferred[0]!).toBeGreaterThan(11 * 64 * PAGE);
   });
 
   test("stops as soon as the rest can be written in time", async () => {
     const host = new FakeHost();
     await host.run();
-    expect((await saveHost(host, new MemoryFile(), { maxRounds: 20 })).rounds).toBe(2);
+    const { info } = await saveHost(host, new MemoryFile(), { maxRounds: 20 });
+    // The first pass, one look at what had changed, and one with the guest stopped.
+    expect(info.ram?.["dirty-sync-count"]).toBe(3);
   });
 
   test("live: false stops the guest before the first page", async () => {
@@ -86,39 +87,41 @@ describe("saveHost", () => {
     restless(host);
     await host.run();
     const file = new MemoryFile();
-    const result = await saveHost(host, file, { live: false });
-    expect(result.rounds).toBe(1);
-    expect(result.downtimeMs).toBeGreaterThan(0);
+    const { info } = await saveHost(host, file, { live: false });
+    expect(info.ram?.["dirty-sync-count"]).toBe(1);
+    // What was written before the guest was stopped is the block list.
+    expect(info.ram?.["precopy-bytes"]).toBeLessThan(PAGE);
     expect((await restored(file)).memory().equals(host.memory())).toBe(true);
   });
 
-  test("counts a stream as it really comes out", async () => {
+  test("counts what is really written", async () => {
     const host = new FakeHost();
     host.ram[0]!.fill(9, 0, 100 * PAGE);
+    let written = 0;
     const file = new MemoryFile();
-    const { streamBytes } = await saveHost(host, file);
-    let sent = 0;
-    const sink: ByteSink = {
-      write: (bytes) => Promise.resolve(void (sent += bytes.length)),
-      end: () => Promise.resolve(),
-      close: () => Promise.resolve(),
+    const { writeAt } = file;
+    file.writeAt = (bytes, at, length, position) => {
+      written += length;
+      writeAt.call(file, bytes, at, length, position);
     };
-    await sendMappedRam(file, openMappedRam(file), sink);
-    // A sender ends the pages' part and the section apart.
-    expect(sent - streamBytes).toBe(18);
+    const { info } = await saveHost(host, file);
+    expect(info.ram?.transferred).toBe(written);
   });
 
   test("the description says how long each section is", async () => {
     const host = new FakeHost();
     // Bytes that look like the section's own footer and an EOF.
-    host.device = new Uint8Array([0x7e, 0, 0, 0, 2, 0, 6, 0, 0, 0, 2, 0x7b, 0x7d, 1]);
+    host.device = new Uint8Array([0x7e, 0, 0, 0, 4, 0, 6, 0, 0, 0, 2, 0x7b, 0x7d, 1]);
     const file = new MemoryFile();
     await saveHost(host, file);
     const { tail } = readMappedRamTail(file, openMappedRam(file));
-    expect(tail.sections).toMatchObject([{ name: "fake", version: 3, payloadLength: 14 }]);
+    expect(tail.sections).toMatchObject([
+      { name: "globalstate", payloadLength: 104 },
+      { name: "fake", version: 3, payloadLength: 14 },
+    ]);
     expect(tail.description?.content).toMatchObject({
       pageSize: 4096,
-      devices: [{ name: "fake", payloadBytes: 14 }],
+      devices: [{ name: "globalstate" }, { name: "fake", payloadBytes: 14 }],
     });
     expect(tail.description?.text).toContain('"vmsd_name": "configuration/capabilities"');
     expect((await restored(file)).device).toEqual(host.device);

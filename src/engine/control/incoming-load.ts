@@ -1,0 +1,152 @@
+import {
+  type IncomingChannel,
+  type MigrationUri,
+  type OpenChannelOptions,
+  openIncoming,
+} from "../../channels/index.js";
+import { CancelledError, UsageError } from "../../errors/index.js";
+import type { Capabilities, MigrationInfo, SocketAddress } from "../../qapi/index.js";
+import type { Clock } from "../clock.js";
+import type { MigrationHost } from "../host.js";
+import type { IncomingRules } from "../incoming/host-checks.js";
+import { loadHost } from "../incoming/load-host.js";
+import { loadHostFromStream } from "../incoming/load-stream.js";
+import type { MigrationState } from "../migration-states.js";
+
+/** Options of {@link IncomingLoad}. */
+export interface IncomingLoadOptions extends Pick<OpenChannelOptions, "descriptorSets"> {
+  /** Asked when the migration comes: they may be set while the machine waits. */
+  readonly capabilities: () => Capabilities;
+  readonly onLoaded?: (loaded: { readonly wasRunning: boolean }) => void | Promise<void>;
+  readonly clock?: Clock;
+}
+
+/** The destination's side of one migration: waits for it, loads it, and lets the machine know. */
+export class IncomingLoad {
+  readonly #host: MigrationHost;
+  readonly #state: MigrationState;
+  readonly #options: IncomingLoadOptions;
+  readonly #over = new AbortController();
+  #loaded = false;
+  #addresses: readonly SocketAddress[] = [];
+  #error: string | undefined;
+
+  constructor(host: MigrationHost, state: MigrationState, options: IncomingLoadOptions) {
+    this.#host = host;
+    this.#state = state;
+    this.#options = options;
+  }
+
+  /** Whether the machine is the source's by now. */
+  get isLoaded(): boolean {
+    return this.#loaded;
+  }
+
+  get info(): MigrationInfo {
+    const { status } = this.#state;
+    return {
+      status,
+      ...(this.#error === undefined ? {} : { "error-desc": this.#error }),
+      ...(status === "setup" && this.#addresses.length > 0 ? { "socket-address": this.#addresses } : {}),
+    };
+  }
+
+  /**
+   * Listens, or opens the file; the load goes on in the background.
+   *
+   * @returns A promise of how it ends, in an object because it is not to be waited for here.
+   * @throws UsageError; MachineError when there is nothing to load from.
+   */
+  begin(uri: MigrationUri): Promise<{ readonly ended: Promise<Error | undefined> }> {
+    return new Promise((resolve, reject) => {
+      let begun = false;
+      const begin = (): void => {
+        begun = true;
+        this.#state.enter("setup");
+        resolve({ ended });
+      };
+      const { descriptorSets } = this.#options;
+      const channel = openIncoming(uri, {
+        signal: this.#over.signal,
+        ...(descriptorSets === undefined ? {} : { descriptorSets }),
+        onListening: (address) => {
+          this.#addresses = socketAddress(address);
+          begin();
+        },
+      });
+      const ended = channel.then(
+        (opened) => {
+          if (!begun) begin();
+          return this.#take(opened);
+        },
+        (error: unknown) => {
+          if (!begun) {
+            reject(error instanceof Error ? error : new Error(String(error)));
+            return undefined;
+          }
+          return this.#fail(error);
+        },
+      );
+    });
+  }
+
+  /** Breaks the load off, or the wait for it. */
+  abort(): void {
+    this.#over.abort();
+  }
+
+  async #take(channel: IncomingChannel): Promise<Error | undefined> {
+    try {
+      this.#state.enter("active");
+      const { wasRunning } = await this.#load(channel);
+      this.#loaded = true;
+      await this.#options.onLoaded?.({ wasRunning });
+      this.#state.enter("completed");
+      return undefined;
+    } catch (error) {
+      return this.#fail(error);
+    } finally {
+      await channel.source.close();
+    }
+  }
+
+  #load({ source, returnPath, file }: IncomingChannel): Promise<{ readonly wasRunning: boolean }> {
+    const capabilities = this.#options.capabilities();
+    const { signal } = this.#over;
+    const rules: IncomingRules = {
+      ignoreShared: capabilities["x-ignore-shared"],
+      validateUuid: capabilities["validate-uuid"],
+    };
+    if (!capabilities["mapped-ram"]) {
+      const { clock } = this.#options;
+      return loadHostFromStream(this.#host, source, {
+        rules,
+        signal,
+        ...(returnPath === undefined ? {} : { returnPath }),
+        ...(clock === undefined ? {} : { clock }),
+      });
+    }
+    if (file === undefined) {
+      throw new UsageError("A mapped-ram migration comes from a file that can be read at any place", {
+        hint: "use file:PATH, or turn mapped-ram off",
+      });
+    }
+    return loadHost(this.#host, file, { rules, signal, streamOffset: file.startOffset });
+  }
+
+  #fail(error: unknown): Error {
+    const failure = error instanceof Error ? error : new CancelledError(undefined, error);
+    this.#error = failure.message;
+    this.#state.enter("failing");
+    this.#state.enter("failed");
+    return failure;
+  }
+}
+
+function socketAddress(uri: string): SocketAddress[] {
+  if (uri.startsWith("unix:")) return [{ type: "unix", path: uri.slice("unix:".length) }];
+  const groups = /^tcp:\[?(?<host>.*?)\]?:(?<port>\d+)$/.exec(uri)?.groups;
+  return groups === undefined
+    ? []
+    : [{ type: "inet", host: groups.host ?? "", port: groups.port ?? "" }];
+}

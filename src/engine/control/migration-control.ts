@@ -1,0 +1,243 @@
+import {
+  type DescriptorSets,
+  type MigrationUri,
+  type OpenChannelOptions,
+  openOutgoing,
+} from "../../channels/index.js";
+import { CancelledError, UsageError } from "../../errors/index.js";
+import {
+  type Capabilities,
+  type CapabilityChanges,
+  checkCapabilities,
+  checkParameters,
+  DEFAULT_CAPABILITIES,
+  DEFAULT_PARAMETERS,
+  type KnownMigrationStatus,
+  type MigrationInfo,
+  type MigrationParameters,
+  type MigrationRole,
+  type MigrationTarget,
+  type ParameterChanges,
+} from "../../qapi/index.js";
+import type { Clock } from "../clock.js";
+import type { MigrationHost } from "../host.js";
+import { MigrationState } from "../migration-states.js";
+import { OutgoingMigration } from "../outgoing/outgoing-migration.js";
+import { resolveAddress } from "./address.js";
+import { IncomingLoad } from "./incoming-load.js";
+import { type OutgoingWay, outgoingWay } from "./outgoing-way.js";
+
+/** What a machine wants to hear of its migrations. */
+export interface MigrationControlOptions {
+  /** Where a migration stands, each time that changes: QEMU's MIGRATION event. */
+  readonly onStatus?: (status: KnownMigrationStatus) => void;
+  /** A new pass over memory began, from 1: QEMU's MIGRATION_PASS event. */
+  readonly onPass?: (pass: number) => void;
+  /** An incoming migration has loaded: the machine decides whether the guest runs now. */
+  readonly onLoaded?: (loaded: { readonly wasRunning: boolean }) => void | Promise<void>;
+  /** The guest was stopped for the switch-over; or goes on because the migration did not end well. */
+  readonly onGuest?: (change: "stopped" | "resumed") => void;
+  /** What `file:/dev/fdset/N` stands for. */
+  readonly descriptorSets?: DescriptorSets;
+  readonly clock?: Clock;
+}
+
+/**
+ * The migrations of one machine, as QEMU's monitor commands see them: settings, one migration at a time in either
+ * direction, and what is to be told about it.
+ */
+export class MigrationControl {
+  readonly #host: MigrationHost;
+  readonly #options: MigrationControlOptions;
+  readonly #state: MigrationState;
+  #capabilities: Capabilities = DEFAULT_CAPABILITIES;
+  #parameters: MigrationParameters = DEFAULT_PARAMETERS;
+  #outgoing: OutgoingMigration | undefined;
+  #way: OutgoingWay | undefined;
+  #incoming: IncomingLoad | undefined;
+  /** While the way is opened. */
+  #opening: AbortController | undefined;
+  #error: string | undefined;
+  #ended: Promise<Error | undefined> = Promise.resolve(undefined);
+
+  constructor(host: MigrationHost, options: MigrationControlOptions = {}) {
+    this.#host = host;
+    this.#options = options;
+    this.#state = new MigrationState(options.onStatus);
+  }
+
+  get capabilities(): Capabilities {
+    return this.#capabilities;
+  }
+
+  get parameters(): MigrationParameters {
+    return this.#parameters;
+  }
+
+  /** An incoming migration was announced and has not been loaded. */
+  get isIncoming(): boolean {
+    return this.#incoming?.isLoaded === false;
+  }
+
+  /** @throws UsageError when they do not go together, are not supported, or a migration is under way. */
+  setCapabilities(changes: CapabilityChanges): void {
+    this.#capabilities = checkCapabilities(changes, this.#capabilities, this.#parameters, this.#role);
+  }
+
+  /**
+   * Takes effect on a migration that is under way, too.
+   *
+   * @throws UsageError when a value is out of its range, not supported, or does not go with what else is set.
+   */
+  setParameters(changes: ParameterChanges): void {
+    this.#parameters = checkParameters(changes, this.#parameters, this.#capabilities);
+    this.#way?.xbzrle?.resize(this.#parameters["xbzrle-cache-size"]);
+  }
+
+  /**
+   * Begins an outgoing migration. Resolves once it is under way, or has failed to reach the destination: how it ends is
+   * told by {@link ended} and {@link info}.
+   *
+   * @throws UsageError when it cannot begin; MachineError when a file or command cannot be opened.
+   */
+  async migrate(target: MigrationTarget): Promise<void> {
+    if (this.#incoming !== undefined && this.isIncoming) {
+      throw new UsageError("The machine waits for an incoming migration itself");
+    }
+    if (this.#state.underWay) throw new UsageError("A migration is under way already");
+    const uri = resolveAddress(target);
+    this.#outgoing = undefined;
+    this.#error = undefined;
+    this.#state.enter("setup");
+    const opening = new AbortController();
+    this.#opening = opening;
+    try {
+      this.#way = await this.#open(uri, opening.signal);
+    } catch (error) {
+      this.#failedToOpen(error, opening.signal);
+      // A destination that is not there is found out by QEMU when the command has returned.
+      if (uri.kind === "unix" || uri.kind === "tcp" || opening.signal.aborted) return;
+      throw error;
+    } finally {
+      this.#opening = undefined;
+    }
+    this.#ended = this.#run(this.#way);
+  }
+
+  /**
+   * Waits for an incoming migration. Resolves once the machine listens, or the file is open.
+   *
+   * @param target Where; a machine waits once in its life.
+   * @throws UsageError when it cannot begin; MachineError when it cannot listen.
+   */
+  async incoming(target: MigrationTarget): Promise<void> {
+    if (this.#incoming !== undefined) throw new UsageError("The machine had its incoming migration already");
+    if (this.#state.underWay) throw new UsageError("A migration is under way already");
+    if (this.#host.running) throw new UsageError("The guest runs, and an incoming migration replaces it");
+    const load = new IncomingLoad(this.#host, this.#state, {
+      capabilities: () => this.#capabilities,
+      ...this.#channelOptions,
+      ...(this.#options.onLoaded === undefined ? {} : { onLoaded: this.#options.onLoaded }),
+      ...(this.#options.clock === undefined ? {} : { clock: this.#options.clock }),
+    });
+    const uri = resolveAddress(target);
+    this.#incoming = load;
+    try {
+      this.#ended = (await load.begin(uri)).ended;
+    } catch (error) {
+      // Nothing was touched: it may be tried again elsewhere.
+      this.#incoming = undefined;
+      throw error;
+    }
+  }
+
+  /** Ends an outgoing migration, with the guest running on. While there is none it does nothing. */
+  cancel(): void {
+    this.#opening?.abort();
+    this.#outgoing?.cancel();
+  }
+
+  /**
+   * Goes on with a migration that waits before its switch-over (`migrate-continue`).
+   *
+   * @param state Which state it is thought to be in: `pre-switchover`.
+   * @throws UsageError when it is not.
+   */
+  continue(state: string): void {
+    if (state !== this.#state.status || this.#outgoing === undefined) {
+      throw new UsageError("The migration is in another state", { expected: state, actual: this.#state.status });
+    }
+    this.#outgoing.continue();
+  }
+
+  /** The answer to `query-migrate`. */
+  info(): MigrationInfo {
+    const { status } = this.#state;
+    if (status === "none") return {};
+    if (this.#outgoing !== undefined) return this.#outgoing.info;
+    if (this.#incoming !== undefined) return this.#incoming.info;
+    return { status, ...(this.#error === undefined ? {} : { "error-desc": this.#error }) };
+  }
+
+  /** Settles when the migration that is under way has ended: with undefined if well, else with why not. Never rejects. */
+  ended(): Promise<Error | undefined> {
+    return this.#ended;
+  }
+
+  /** Ends whatever is under way, because the machine goes. */
+  async close(): Promise<void> {
+    this.cancel();
+    this.#incoming?.abort();
+    await this.#ended;
+  }
+
+  get #role(): MigrationRole {
+    if (this.isIncoming) return "incoming";
+    return this.#state.underWay ? "outgoing" : "idle";
+  }
+
+  get #channelOptions(): Pick<OpenChannelOptions, "descriptorSets"> {
+    const { descriptorSets } = this.#options;
+    return descriptorSets === undefined ? {} : { descriptorSets };
+  }
+
+  async #open(uri: MigrationUri, signal: AbortSignal): Promise<OutgoingWay> {
+    const channel = await openOutgoing(uri, { signal, ...this.#channelOptions });
+    try {
+      return outgoingWay(this.#host, channel, this.#capabilities, this.#parameters);
+    } catch (error) {
+      await channel.sink.close();
+      throw error;
+    }
+  }
+
+  #failedToOpen(error: unknown, signal: AbortSignal): void {
+    this.#error = error instanceof Error ? error.message : String(error);
+    this.#ended = Promise.resolve(error instanceof Error ? error : new Error(this.#error));
+    this.#state.enter(signal.aborted ? "cancelling" : "failing");
+    this.#state.enter(signal.aborted ? "cancelled" : "failed");
+  }
+
+  async #run(way: OutgoingWay): Promise<Error | undefined> {
+    const { onPass, onGuest, clock } = this.#options;
+    this.#outgoing = new OutgoingMigration(this.#host, way.target, {
+      capabilities: this.#capabilities,
+      parameters: () => this.#parameters,
+      state: this.#state,
+      ...(way.xbzrle === undefined ? {} : { xbzrle: way.xbzrle }),
+      ...(onPass === undefined ? {} : { onPass }),
+      ...(onGuest === undefined ? {} : { onGuest }),
+      ...(clock === undefined ? {} : { clock }),
+    });
+    try {
+      await this.#outgoing.run();
+      await way.close();
+      return undefined;
+    } catch (error) {
+      await way.discard();
+      return error instanceof Error ? error : new CancelledError(undefined, error);
+    } finally {
+      this.#way = undefined;
+    }
+  }
+}

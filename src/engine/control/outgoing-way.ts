@@ -1,0 +1,81 @@
+import type { OutgoingChannel } from "../../channels/index.js";
+import { UsageError } from "../../errors/index.js";
+import type { Capabilities, MigrationParameters } from "../../qapi/index.js";
+import type { MigrationHost } from "../host.js";
+import { MappedRamTarget } from "../outgoing/mapped-ram-target.js";
+import type { OutgoingTarget } from "../outgoing/outgoing-target.js";
+import { StreamTarget } from "../outgoing/stream-target.js";
+import { XbzrleCache } from "../outgoing/xbzrle-cache.js";
+
+/** A channel, and how the migration is written into it. */
+export interface OutgoingWay {
+  readonly target: OutgoingTarget;
+  readonly xbzrle?: XbzrleCache;
+  /** To be called when everything has arrived. */
+  close(): Promise<void>;
+  /** To be called when it has not: nothing that looks whole is left. */
+  discard(): Promise<void>;
+}
+
+/**
+ * Chooses by the capabilities how a channel is used.
+ *
+ * @throws UsageError when the channel cannot be used in this way.
+ */
+export function outgoingWay(
+  host: MigrationHost,
+  channel: OutgoingChannel,
+  capabilities: Capabilities,
+  parameters: MigrationParameters,
+): OutgoingWay {
+  return capabilities["mapped-ram"]
+    ? mappedRamWay(host, channel, capabilities)
+    : streamWay(host, channel, capabilities, parameters);
+}
+
+function mappedRamWay(
+  host: MigrationHost,
+  { file }: OutgoingChannel,
+  capabilities: Capabilities,
+): OutgoingWay {
+  if (file === undefined) {
+    throw new UsageError("A mapped-ram migration needs a file that can be written at any place", {
+      hint: "migrate to file:PATH, or turn mapped-ram off",
+    });
+  }
+  const shared = host.ramBlocks().filter((block) => block.shared === true);
+  const target = new MappedRamTarget(file, {
+    startOffset: file.startOffset,
+    ...(capabilities["x-ignore-shared"] ? { leftOut: new Set(shared.map(({ name }) => name)) } : {}),
+    commit: () => file.sync(),
+  });
+  return { target, close: () => file.close(), discard: () => file.discard() };
+}
+
+function streamWay(
+  { pageSize }: MigrationHost,
+  { sink, returnPath, file }: OutgoingChannel,
+  capabilities: Capabilities,
+  parameters: MigrationParameters,
+): OutgoingWay {
+  const withReturnPath = capabilities["return-path"];
+  if (withReturnPath && returnPath === undefined) {
+    throw new UsageError("This way of migrating has no return path", {
+      hint: "turn return-path off, or use a socket",
+    });
+  }
+  const xbzrle = capabilities.xbzrle
+    ? new XbzrleCache(parameters["xbzrle-cache-size"], pageSize)
+    : undefined;
+  const target = new StreamTarget(sink, {
+    zeroPages: parameters["zero-page-detection"] !== "none",
+    ...(withReturnPath && returnPath !== undefined ? { returnPath } : {}),
+    ...(xbzrle === undefined ? {} : { xbzrle }),
+  });
+  return {
+    target,
+    ...(xbzrle === undefined ? {} : { xbzrle }),
+    close: () => sink.close(),
+    discard: () => (file === undefined ? sink.close() : file.discard()),
+  };
+}

@@ -1,0 +1,92 @@
+import { assert, FormatError } from "../../errors/index.js";
+import {
+  type Configuration,
+  type RamBlockEntry,
+  type RamRecordSink,
+  type SectionHeader,
+  SectionType,
+  type StreamTail,
+} from "../../wire/index.js";
+import { splitGlobalState } from "../global-state.js";
+import type { DeviceState, MigrationHost } from "../host.js";
+import type { MigrationTarget } from "../migration-target.js";
+import { checkConfiguration, checkPageSize, type IncomingRules, matchBlocks } from "./host-checks.js";
+import { HostRam } from "./host-ram.js";
+
+/**
+ * Loads a stream into an embedded machine: RAM as it comes, devices once all of them are there and fit. Until the first
+ * page nothing of the machine is changed.
+ */
+export class HostTarget implements MigrationTarget {
+  readonly #host: MigrationHost;
+  readonly #rules: IncomingRules;
+  #ram: HostRam | undefined;
+  #devices: readonly DeviceState[] = [];
+  #wasRunning = false;
+
+  constructor(host: MigrationHost, rules: IncomingRules) {
+    this.#host = host;
+    this.#rules = rules;
+  }
+
+  /** Whether the source's guest ran. */
+  get wasRunning(): boolean {
+    return this.#wasRunning;
+  }
+
+  /** Pages as they came, each time. */
+  get pages(): { readonly normal: number; readonly zero: number } {
+    return this.#ram?.counts ?? { normal: 0, zero: 0 };
+  }
+
+  configuration(configuration: Configuration | undefined): void {
+    checkConfiguration(this.#host, configuration, this.#rules);
+  }
+
+  verbatim(bytes: Uint8Array, offset: number): void {
+    // Commands have done what they do; a section is a device's.
+    if (bytes[0] === SectionType.COMMAND) return;
+    throw new FormatError("unsupported", "The migration has a device in front of its memory", { offset });
+  }
+
+  ramStart(_header: SectionHeader, blocks: readonly RamBlockEntry[], pageSize: number): RamRecordSink {
+    checkPageSize(this.#host, pageSize);
+    const matches = matchBlocks(this.#host, blocks, this.#rules);
+    const ram = new HostRam(
+      this.#host,
+      blocks.map(({ name, usedLength }, place) => {
+        const match = matches[place];
+        assert(match !== undefined, "a match for each block");
+        return { name, usedLength, ...match };
+      }),
+    );
+    ram.refresh();
+    this.#ram = ram;
+    return ram;
+  }
+
+  ramSectionEnd(): void {
+    this.#ram?.refresh();
+  }
+
+  tail(tail: StreamTail, bytes: Uint8Array): void {
+    const { devices, wasRunning } = splitGlobalState(devicesOf(tail, bytes));
+    this.#host.checkDevices(devices);
+    this.#devices = devices;
+    this.#wasRunning = wasRunning;
+  }
+
+  /** Replaces the state of the devices: the machine is then the source's. */
+  load(): void {
+    this.#ram?.clearUnreceived();
+    this.#host.loadDevices(this.#devices);
+  }
+}
+
+/** The device sections of a tail, with payloads that are views of `bytes`. */
+export function devicesOf(tail: StreamTail, bytes: Uint8Array): DeviceState[] {
+  return tail.sections.map(({ name, instance, version, payloadOffset, payloadLength }) => {
+    const at = payloadOffset - tail.baseOffset;
+    return { name, instance, version, payload: bytes.subarray(at, at + payloadLength), fields: [] };
+  });
+}

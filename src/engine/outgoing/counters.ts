@@ -1,0 +1,86 @@
+import type { KnownMigrationStatus, MigrationInfo, RamStats, XbzrleCacheStats } from "../../qapi/index.js";
+import type { PageCounts } from "../mapped-ram/placed-pages.js";
+
+/** What an outgoing migration has counted; times are milliseconds of its clock. */
+export interface OutgoingCounters {
+  readonly startMs: number;
+  setupMs: number | undefined;
+  /** When the guest was stopped for the switch-over. */
+  stopMs: number | undefined;
+  endMs: number | undefined;
+  /** `dirty-sync-count`. */
+  rounds: number;
+  dirtyPagesPerSecond: number;
+  /** Bytes that had been sent when the guest was stopped. */
+  precopyBytes: number | undefined;
+  expectedDowntimeMs: number | undefined;
+  /** Milliseconds that the last search for changed pages took. */
+  syncMs: number;
+}
+
+/** What is read at the moment of asking. */
+export interface OutgoingReadings {
+  readonly status: KnownMigrationStatus;
+  readonly nowMs: number;
+  readonly transferredBytes: number;
+  readonly remainingBytes: number;
+  readonly totalBytes: number;
+  readonly pages: PageCounts;
+  readonly pageSize: number;
+  readonly bytesPerSecond: number;
+  readonly pagesPerSecond: number;
+  readonly throttlePercentage: number;
+  readonly xbzrle: XbzrleCacheStats | undefined;
+  readonly error: string | undefined;
+}
+
+/** The answer to `query-migrate`: which fields there are depends on the status, as in QEMU's `fill_source_migration_info`. */
+export function outgoingInfo(counters: OutgoingCounters, readings: OutgoingReadings): MigrationInfo {
+  const { status, nowMs, error, throttlePercentage, xbzrle } = readings;
+  if (status === "failed" || status === "cancelled" || status === "cancelling" || status === "failing") {
+    return { status, ...(error === undefined ? {} : { "error-desc": error }) };
+  }
+  if (status === "setup") return { status };
+  const { startMs, endMs, setupMs, stopMs, expectedDowntimeMs } = counters;
+  const ended = status === "completed";
+  return {
+    status,
+    ram: ramStats(counters, readings),
+    ...(xbzrle === undefined ? {} : { "xbzrle-cache": xbzrle }),
+    "total-time": whole((endMs ?? nowMs) - startMs),
+    ...(setupMs === undefined ? {} : { "setup-time": whole(setupMs) }),
+    ...(ended && endMs !== undefined ? { downtime: stopMs === undefined ? 0 : whole(endMs - stopMs) } : {}),
+    ...(ended || expectedDowntimeMs === undefined || !Number.isFinite(expectedDowntimeMs)
+      ? {}
+      : { "expected-downtime": whole(expectedDowntimeMs) }),
+    ...(throttlePercentage > 0 ? { "cpu-throttle-percentage": throttlePercentage } : {}),
+  };
+}
+
+function ramStats(counters: OutgoingCounters, readings: OutgoingReadings): RamStats {
+  const { transferredBytes, remainingBytes, totalBytes, pages, pageSize } = readings;
+  const precopyBytes = counters.precopyBytes ?? transferredBytes;
+  return {
+    total: totalBytes,
+    "postcopy-requests": 0,
+    "dirty-sync-count": counters.rounds,
+    "multifd-bytes": 0,
+    "pages-per-second": Math.round(readings.pagesPerSecond),
+    "downtime-bytes": transferredBytes - precopyBytes,
+    "page-size": pageSize,
+    remaining: remainingBytes,
+    "postcopy-bytes": 0,
+    mbps: (readings.bytesPerSecond * 8) / 1_000_000,
+    transferred: transferredBytes,
+    "dirty-sync-missed-zero-copy": 0,
+    "precopy-bytes": precopyBytes,
+    duplicate: pages.zero,
+    "dirty-pages-rate": Math.round(counters.dirtyPagesPerSecond),
+    "normal-bytes": pages.normal * pageSize,
+    normal: pages.normal,
+  };
+}
+
+function whole(milliseconds: number): number {
+  return Math.round(milliseconds);
+}

@@ -1,0 +1,62 @@
+import { assert } from "../../errors/index.js";
+import {
+  ByteWriter,
+  encodeSectionFooter,
+  encodeSectionHeader,
+  layOutJson,
+  SectionType,
+} from "../../wire/index.js";
+import type { DeviceState } from "../host.js";
+
+/** QEMU numbers sections in the order in which devices were registered; RAM is an early one. */
+export const RAM_SECTION_ID = 2;
+const FIRST_DEVICE_ID = 3;
+
+/** Writes device sections one by one, and what describes them as they are written. */
+export class DeviceSectionWriter {
+  readonly #machine: string;
+  readonly #pageSize: number;
+  readonly #writer = new ByteWriter();
+  readonly #described: string[] = [];
+  #nextId = FIRST_DEVICE_ID;
+
+  constructor(machine: string, pageSize: number) {
+    this.#machine = machine;
+    this.#pageSize = pageSize;
+  }
+
+  add({ name, instance, version, payload, fields }: DeviceState): void {
+    const described = fields.reduce((sum, { size }) => sum + size, 0);
+    assert(described === payload.length, `the fields of ${name} describe its payload`);
+    const id = this.#nextId++;
+    encodeSectionHeader(this.#writer, SectionType.FULL, { id, name, instance, version });
+    this.#writer.raw(payload);
+    encodeSectionFooter(this.#writer, id);
+    this.#described.push(
+      layOutJson({
+        name,
+        instance_id: instance,
+        vmsd_name: name,
+        version,
+        fields: fields.map(({ name: field, type, size }) => ({ name: field, type, size })),
+      }),
+    );
+  }
+
+  /** Everything that stands behind RAM: the sections, EOF, and the description in the layout of QEMU's own. */
+  finish(): Uint8Array {
+    const configuration = layOutJson({
+      vmsd_name: "configuration",
+      version: 1,
+      fields: [
+        { name: "len", type: "uint32", size: 4 },
+        { name: "name", type: "buffer", size: new TextEncoder().encode(this.#machine).length },
+      ],
+    });
+    const text = new TextEncoder().encode(
+      `{"configuration": ${configuration}, "page_size": ${this.#pageSize}, "devices": [${this.#described.join(", ")}]}`,
+    );
+    this.#writer.u8(SectionType.EOF).u8(SectionType.VMDESCRIPTION).u32(text.length).raw(text);
+    return this.#writer.finish();
+  }
+}

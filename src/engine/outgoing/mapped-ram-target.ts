@@ -1,0 +1,100 @@
+import { CancelledError } from "../../errors/index.js";
+import type { Configuration, RamBlockEntry, RamRecordSink, SectionHeader, StreamTail } from "../../wire/index.js";
+import type { PageCounts } from "../mapped-ram/placed-pages.js";
+import type { PositionedFile } from "../mapped-ram/positioned-file.js";
+import { MappedRamWriter, type MappedRamWriterOptions } from "../mapped-ram/writer.js";
+import type { RamSectionType } from "../migration-target.js";
+import type { OutgoingTarget } from "./outgoing-target.js";
+
+/** Options of {@link MappedRamTarget}. */
+export interface MappedRamTargetOptions extends MappedRamWriterOptions {
+  /** Makes the whole file durable, and gives it its name where it has another one until then. */
+  readonly commit?: () => Promise<void>;
+}
+
+/** Writes a migration as a mapped-ram file. */
+export class MappedRamTarget implements OutgoingTarget {
+  readonly closesPages = true;
+  readonly #file: CountingFile;
+  readonly #writer: MappedRamWriter;
+  readonly #commit: (() => Promise<void>) | undefined;
+  #aborted = false;
+
+  constructor(file: PositionedFile, options: MappedRamTargetOptions = {}) {
+    this.#file = new CountingFile(file);
+    this.#writer = new MappedRamWriter(this.#file, options);
+    this.#commit = options.commit;
+  }
+
+  get transferredBytes(): number {
+    return this.#file.writtenBytes;
+  }
+
+  get pageCounts(): PageCounts {
+    return this.#writer.pageCounts;
+  }
+
+  configuration(configuration: Configuration | undefined): void {
+    this.#writer.configuration(configuration);
+  }
+
+  verbatim(bytes: Uint8Array): void {
+    this.#writer.verbatim(bytes);
+  }
+
+  ramStart(header: SectionHeader, blocks: readonly RamBlockEntry[], pageSize: number): RamRecordSink {
+    return this.#writer.ramStart(header, blocks, pageSize);
+  }
+
+  ramSectionEnd(type: RamSectionType, footer: boolean): void {
+    this.#writer.ramSectionEnd(type, footer);
+  }
+
+  tail(tail: StreamTail, bytes: Uint8Array): void {
+    this.#writer.tail(tail, bytes);
+  }
+
+  beginRound(): void {
+    // Pages have their place whatever the round.
+  }
+
+  /** Writes are synchronous: there is nothing to wait for. */
+  drain(): Promise<void> {
+    return this.#aborted ? Promise.reject(new CancelledError()) : Promise.resolve();
+  }
+
+  async finish(): Promise<void> {
+    await this.#commit?.();
+  }
+
+  abort(): void {
+    this.#aborted = true;
+  }
+}
+
+/** Counts what is written, as QEMU's `transferred` does. */
+class CountingFile implements PositionedFile {
+  writtenBytes = 0;
+  readonly #file: PositionedFile;
+
+  constructor(file: PositionedFile) {
+    this.#file = file;
+  }
+
+  get sizeBytes(): number {
+    return this.#file.sizeBytes;
+  }
+
+  readAt(target: Uint8Array, position: number): number {
+    return this.#file.readAt(target, position);
+  }
+
+  writeAt(bytes: Uint8Array, at: number, length: number, position: number): void {
+    this.#file.writeAt(bytes, at, length, position);
+    this.writtenBytes += length;
+  }
+
+  zeroAt(position: number, length: number): void {
+    this.#file.zeroAt(position, length);
+  }
+}

@@ -1,0 +1,32 @@
+import type { PageCounts } from "../mapped-ram/placed-pages.js";
+import type { MigrationTarget } from "../migration-target.js";
+
+/**
+ * Pages that a target takes in between two calls of {@link OutgoingTarget.drain}, in bytes: larger writes got no faster,
+ * and this is how much memory a target may need.
+ */
+export const SLICE_BYTES = 1 << 20;
+
+/** Where an outgoing migration goes: a stream, or a mapped-ram file. */
+export interface OutgoingTarget extends MigrationTarget {
+  /** Everything that was written so far, headers and metadata included, and pages each time they were written. */
+  readonly transferredBytes: number;
+  readonly pageCounts: PageCounts;
+  /** Whether it writes down at the end which pages there are, so that a page must not come, nor change, after that. */
+  readonly closesPages: boolean;
+  /**
+   * Hands on what was taken in, after {@link SLICE_BYTES} of pages at the latest.
+   *
+   * @throws MachineError when the other side does not take it.
+   */
+  drain(): Promise<void>;
+  /** The dirty bitmap was synchronized; `round` counts from 1. */
+  beginRound(round: number): void;
+  /**
+   * Everything was handed over: makes sure that it has arrived, as far as the channel can tell. Until this returns the
+   * source keeps its guest.
+   */
+  finish(): Promise<void>;
+  /** Breaks off whatever is being waited for: it then throws. */
+  abort(): void;
+}

@@ -1,0 +1,274 @@
+import type { ByteSink, ByteSource } from "../../channels/index.js";
+import { assert, MachineError } from "../../errors/index.js";
+import { isZero } from "../../memory/index.js";
+import {
+  ByteWriter,
+  type Configuration,
+  encodeBlockListEntry,
+  encodeBlockListHead,
+  encodeCommand,
+  encodeConfiguration,
+  encodeEndOfSection,
+  encodeFileHeader,
+  encodeSectionFooter,
+  encodeSectionHeader,
+  MigrationCommand,
+  type RamBlockEntry,
+  RamFlag,
+  type RamRecordSink,
+  ramRecordHeadBytes,
+  type SectionHeader,
+  SectionType,
+  type StreamTail,
+  writeRamRecordHead,
+} from "../../wire/index.js";
+import type { PageCounts } from "../mapped-ram/placed-pages.js";
+import type { RamSectionType } from "../migration-target.js";
+import { type OutgoingTarget, SLICE_BYTES } from "./outgoing-target.js";
+import { awaitShut } from "./return-path.js";
+import type { XbzrleCache } from "./xbzrle-cache.js";
+
+/** Options of {@link StreamTarget}. */
+export interface StreamTargetOptions {
+  /** The same connection's other direction: with it, the migration has ended when the destination says so. */
+  readonly returnPath?: ByteSource;
+  /** Whether zero pages are looked for; otherwise they travel like all others. Default true. */
+  readonly zeroPages?: boolean;
+  /** Sends what changed in a page where that is less, from the second round on. */
+  readonly xbzrle?: XbzrleCache;
+}
+
+/** Record heads of the smallest pages, block names and frames that come between two drains. */
+const SLACK_BYTES = 128 << 10;
+const XBZRLE_ENCODING = 1;
+/** Encoding byte and be16 length in front of a delta. */
+const XBZRLE_HEAD_BYTES = 3;
+
+/**
+ * Writes a migration as a classic stream. Records gather in one buffer, which each {@link drain} writes with one call.
+ */
+export class StreamTarget implements OutgoingTarget, RamRecordSink {
+  readonly closesPages = false;
+  readonly #sink: ByteSink;
+  readonly #zeroPages: boolean;
+  readonly #withReturnPath: boolean;
+  readonly #xbzrle: XbzrleCache | undefined;
+  /** Settled by the destination; its failure is thrown by whatever comes next. */
+  readonly #shut: Promise<void> | undefined;
+  #refusal: unknown;
+  readonly #staging = new Uint8Array(SLICE_BYTES + SLACK_BYTES);
+  readonly #view = new DataView(this.#staging.buffer);
+  #staged = 0;
+  /** What is no page, and too long for the staging: device sections. */
+  #large: Uint8Array[] = [];
+  #sentBytes = 0;
+  #blockNames: readonly Uint8Array[] = [];
+  /** What CONTINUE would refer to: -1 before the first record of a section. */
+  #currentBlock = -1;
+  #pageSize = 0;
+  #ramId = 0;
+  #round = 0;
+  #sectionOpen = false;
+  #normal = 0;
+  #zero = 0;
+
+  constructor(sink: ByteSink, options: StreamTargetOptions = {}) {
+    this.#sink = sink;
+    this.#zeroPages = options.zeroPages ?? true;
+    this.#xbzrle = options.xbzrle;
+    this.#withReturnPath = options.returnPath !== undefined;
+    if (options.returnPath === undefined) return;
+    this.#shut = awaitShut(options.returnPath);
+    this.#shut.catch((error: unknown) => {
+      this.#refusal = error;
+    });
+  }
+
+  get transferredBytes(): number {
+    return this.#sentBytes + this.#staged + this.#large.reduce((sum, { length }) => sum + length, 0);
+  }
+
+  get pageCounts(): PageCounts {
+    return { normal: this.#normal, zero: this.#zero };
+  }
+
+  configuration(configuration: Configuration | undefined): void {
+    const writer = new ByteWriter();
+    encodeFileHeader(writer);
+    if (configuration !== undefined) {
+      writer.u8(SectionType.CONFIGURATION);
+      encodeConfiguration(writer, configuration);
+    }
+    if (this.#withReturnPath) {
+      encodeCommand(writer, { command: MigrationCommand.OPEN_RETURN_PATH, data: new Uint8Array() });
+    }
+    this.#put(writer.finish());
+  }
+
+  verbatim(bytes: Uint8Array): void {
+    this.#endSection();
+    this.#put(bytes);
+  }
+
+  ramStart(header: SectionHeader, blocks: readonly RamBlockEntry[], pageSize: number): RamRecordSink {
+    const writer = new ByteWriter();
+    encodeSectionHeader(writer, SectionType.START, header);
+    encodeBlockListHead(
+      writer,
+      blocks.reduce((sum, { usedLength }) => sum + usedLength, 0),
+    );
+    for (const block of blocks) encodeBlockListEntry(writer, block);
+    this.#put(writer.finish());
+    this.#blockNames = blocks.map(({ name }) => new TextEncoder().encode(name));
+    this.#pageSize = pageSize;
+    this.#ramId = header.id;
+    this.#sectionOpen = true;
+    return this;
+  }
+
+  ramSectionEnd(type: RamSectionType, footer: boolean): void {
+    // Its pages came in parts of their own: the END says only that it is one.
+    if (type === SectionType.END) this.#endSection(footer);
+    if (!this.#sectionOpen) this.#openSection(type);
+    this.#endSection(footer);
+  }
+
+  page(block: number, address: number, bytes: Uint8Array, at: number): void {
+    const pageSize = this.#pageSize;
+    if (this.#zeroPages && isZero(bytes, at, pageSize)) {
+      this.zeroPage(block, address);
+      return;
+    }
+    if (this.#xbzrle !== undefined && this.#round > 1 && this.#deltaPage(block, address, bytes, at)) return;
+    this.#putHead(block, address, RamFlag.PAGE);
+    this.#staging.set(bytes.subarray(at, at + pageSize), this.#staged);
+    this.#staged += pageSize;
+    this.#normal += 1;
+  }
+
+  zeroPage(block: number, address: number): void {
+    this.#xbzrle?.storeZero(block, address);
+    this.#putHead(block, address, RamFlag.ZERO);
+    this.#view.setUint8(this.#staged++, 0);
+    this.#zero += 1;
+  }
+
+  xbzrlePage(): void {
+    assert(false, "a delta comes from this side's own cache");
+  }
+
+  compressedPage(): void {
+    assert(false, "compressed pages are of the past");
+  }
+
+  tail(_tail: StreamTail, bytes: Uint8Array): void {
+    this.#put(bytes);
+  }
+
+  beginRound(round: number): void {
+    this.#round = round;
+  }
+
+  async drain(): Promise<void> {
+    this.#throwRefusal();
+    this.#endSection();
+    const staged = this.#staging.subarray(0, this.#staged);
+    const large = this.#large;
+    this.#large = [];
+    try {
+      for (const bytes of staged.length === 0 ? large : [staged, ...large]) {
+        await this.#sink.write(bytes);
+        this.#sentBytes += bytes.length;
+        if (bytes === staged) this.#staged = 0;
+      }
+    } catch (error) {
+      throw await this.#reason(error);
+    }
+    this.#throwRefusal();
+  }
+
+  async finish(): Promise<void> {
+    try {
+      await this.#sink.end();
+    } catch (error) {
+      throw await this.#reason(error);
+    }
+    await this.#shut;
+  }
+
+  abort(): void {
+    void this.#sink.close().catch(() => undefined);
+  }
+
+  /** Sends what changed since the page went out last. Returns false when the whole page has to go. */
+  #deltaPage(block: number, address: number, bytes: Uint8Array, at: number): boolean {
+    const cache = this.#xbzrle;
+    if (cache === undefined) return false;
+    const result = cache.encode(block, address, bytes, at, this.#round);
+    if (result.kind === "same") return true;
+    if (result.kind !== "hit") return false;
+    this.#putHead(block, address, RamFlag.XBZRLE);
+    this.#view.setUint8(this.#staged, XBZRLE_ENCODING);
+    this.#view.setUint16(this.#staged + 1, result.length);
+    this.#staged += XBZRLE_HEAD_BYTES;
+    this.#staging.set(cache.encoded.subarray(0, result.length), this.#staged);
+    this.#staged += result.length;
+    return true;
+  }
+
+  #putHead(
+    block: number,
+    address: number,
+    flag: typeof RamFlag.PAGE | typeof RamFlag.ZERO | typeof RamFlag.XBZRLE,
+  ): void {
+    if (!this.#sectionOpen) this.#openSection(SectionType.PART);
+    const name = block === this.#currentBlock ? undefined : this.#blockNames[block];
+    assert(
+      this.#large.length === 0 &&
+        this.#staged + ramRecordHeadBytes(name) + this.#pageSize + XBZRLE_HEAD_BYTES <= this.#staging.length,
+      "drained after each slice",
+    );
+    this.#currentBlock = block;
+    this.#staged = writeRamRecordHead(this.#view, this.#staged, address, flag, name);
+  }
+
+  #openSection(type: RamSectionType): void {
+    this.#put(new ByteWriter().u8(type).u32(this.#ramId).finish());
+    this.#currentBlock = -1;
+    this.#sectionOpen = true;
+  }
+
+  #endSection(footer = true): void {
+    if (!this.#sectionOpen) return;
+    const writer = new ByteWriter();
+    encodeEndOfSection(writer);
+    if (footer) encodeSectionFooter(writer, this.#ramId);
+    this.#put(writer.finish());
+    this.#sectionOpen = false;
+  }
+
+  #put(bytes: Uint8Array): void {
+    if (this.#large.length > 0 || this.#staged + bytes.length > this.#staging.length) {
+      this.#large.push(bytes);
+      return;
+    }
+    this.#staging.set(bytes, this.#staged);
+    this.#staged += bytes.length;
+  }
+
+  #throwRefusal(): void {
+    if (this.#refusal !== undefined) throw this.#refusal;
+  }
+
+  /** A destination that refuses says so on the return path and closes; that is the reason to report. */
+  async #reason(error: unknown): Promise<unknown> {
+    if (this.#shut === undefined || !(error instanceof MachineError) || error.code !== "connection-closed")
+      return error;
+    try {
+      await this.#shut;
+      return error;
+    } catch (refusal) {
+      return refusal;
+    }
+  }
+}
