@@ -39,3 +39,40 @@ export interface RandomAccessSource {
    */
   readAt(target: Uint8Array, position: number): number;
 }
+
+/** A file that a migration comes from: besides from front to back, it can be read at any place. */
+export interface IncomingFile extends RandomAccessSource {
+  /** Where the stream begins in the file, in bytes. */
+  readonly startOffset: number;
+  /** Closes the channel's source too: they are one file. */
+  close(): Promise<void>;
+}
+
+/**
+ * A file that a migration goes to: besides from front to back, it can be written and read back at any place. Positions
+ * count from the file's begin. Every method throws MachineError `io`, or `connection-closed` after `close`.
+ */
+export interface OutgoingFile extends RandomAccessSource {
+  /** Where the stream begins in the file, in bytes. */
+  readonly startOffset: number;
+  /** @throws MachineError `not-capable` when it is a descriptor that was opened for writing only. */
+  readAt(target: Uint8Array, position: number): number;
+  /** Writes all of `bytes[at .. at+length)` at `position`. */
+  writeAt(bytes: Uint8Array, at: number, length: number, position: number): void;
+  /** Makes `length` bytes at `position` read as zero, giving their space back where the file system can. */
+  zeroAt(position: number, length: number): void;
+  /** Gives the file this length; what is new reads as zero. */
+  truncate(sizeBytes: number): void;
+  /** Waits until everything that was written is on the device. */
+  sync(): Promise<void>;
+  /**
+   * What was written is not wanted: cuts the file off at its start offset, so that nothing that looks whole is left, and
+   * closes it. After `close` it does nothing.
+   */
+  discard(): Promise<void>;
+  /**
+   * Closes the channel's sink too: they are one file. A file that was opened by name and not synced since the last write
+   * is discarded.
+   */
+  close(): Promise<void>;
+}

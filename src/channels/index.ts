@@ -1,15 +1,23 @@
 /**
- * Ways in and out: files, sockets, descriptors; migration URIs. They move bytes and know nothing of what is in them.
+ * Ways in and out: files, sockets, descriptors, commands; migration URIs. They move bytes and know nothing of what is in them.
  *
  * @module
  */
 export type * from "./byte-stream.js";
 export { type Compression, openCompressed } from "./decompress.js";
-export { ReadableFile, SequentialFile } from "./file.js";
-export { type IncomingChannel, openIncoming, openOutgoing, type OutgoingChannel } from "./open.js";
+export type { DescriptorSets } from "./descriptor.js";
+export { ReadableFile } from "./file.js";
+export {
+  type IncomingChannel,
+  type OpenChannelOptions,
+  openIncoming,
+  openOutgoing,
+  type OutgoingChannel,
+} from "./open.js";
 export { OutputFile } from "./output-file.js";
 export { connectSocket, SocketChannel, SocketListener } from "./socket.js";
 export { assertSocketPathFits } from "./socket-path.js";
 export { RangeSource } from "./range-source.js";
+export { SequentialFile, type SequentialFileOptions } from "./sequential-file.js";
 export { errnoCode, systemError } from "./system-error.js";
 export { formatMigrationUri, type MigrationUri, parseFileWithOffset, parseMigrationUri } from "./uri.js";

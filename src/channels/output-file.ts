@@ -6,7 +6,8 @@ import process from "node:process";
 
 import { assert, CancelledError, throwIfAborted, UsageError } from "../errors/index.js";
 import type { RandomAccessSource } from "./byte-stream.js";
-import { nextDataRange, punchHole } from "./sparse-file.js";
+import { readAllAt, syncDescriptor, writeAllAt, zeroRangeAt } from "./positioned-io.js";
+import { nextDataRange } from "./sparse-file.js";
 import { errnoCode, systemError } from "./system-error.js";
 
 /** How an output file is made. */
@@ -114,21 +115,11 @@ export class OutputFile implements RandomAccessSource {
 
   /** Writes `bytes[at .. at+length)` at `position`, all of it. */
   writeAt(bytes: Uint8Array, at: number, length: number, position: number): void {
-    try {
-      for (let done = 0; done < length;) {
-        done += fs.writeSync(this.fd, bytes, at + done, length - done, position + done);
-      }
-    } catch (cause) {
-      throw systemError("Writing", this.path, cause);
-    }
+    writeAllAt(this.fd, this.path, bytes, at, length, position);
   }
 
   readAt(target: Uint8Array, position: number): number {
-    try {
-      return fs.readSync(this.fd, target, 0, target.length, position);
-    } catch (cause) {
-      throw systemError("Reading", this.path, cause);
-    }
+    return readAllAt(this.fd, this.path, target, position);
   }
 
   /** The first range at or after `offset` that holds data, cut at `end`; undefined when only a hole is left. */
@@ -138,11 +129,7 @@ export class OutputFile implements RandomAccessSource {
 
   /** Makes `length` bytes at `position` read as zero: a hole where that is possible, written zeros elsewhere. */
   zeroAt(position: number, length: number): void {
-    if (punchHole(this.fd, position, length)) return;
-    const zeros = new Uint8Array(Math.min(length, 1 << 20));
-    for (let done = 0; done < length; done += zeros.length) {
-      this.writeAt(zeros, 0, Math.min(zeros.length, length - done), position + done);
-    }
+    zeroRangeAt(this.fd, this.path, position, length);
   }
 
   /**
@@ -166,7 +153,7 @@ export class OutputFile implements RandomAccessSource {
     assert(this.#state === "open", `publishing a file that is ${this.#state}`);
     let directory: number | undefined;
     try {
-      await syncFile(this.fd);
+      await syncDescriptor(this.fd);
       throwIfAborted(signal);
       // Opened first: what cannot be opened must not be found out when the file has its name.
       directory = openDirectory(path.dirname(this.path));
@@ -304,17 +291,8 @@ function openDirectory(directory: string): number | undefined {
 
 async function syncDirectory(fd: number): Promise<void> {
   try {
-    await syncFile(fd);
+    await syncDescriptor(fd);
   } catch (cause) {
     if (!isOneOf(NO_DIRECTORY_SYNC, cause)) throw cause;
   }
-}
-
-function syncFile(fd: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    fs.fsync(fd, (error) => {
-      if (error === null) resolve();
-      else reject(error);
-    });
-  });
 }

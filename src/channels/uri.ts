@@ -6,11 +6,16 @@ export type MigrationUri =
   | { readonly kind: "tcp"; readonly host: string; readonly port: number }
   | { readonly kind: "fd"; readonly fd: number }
   | { readonly kind: "file"; readonly path: string; readonly offset: number }
+  /** A program and its arguments, as QMP's channels have it; in a URI it is a line for `/bin/sh -c`. */
+  | { readonly kind: "exec"; readonly args: readonly string[] }
   | { readonly kind: "stdio" };
 
+/** What QEMU runs the line of an `exec:` URI with. */
+const SHELL = ["/bin/sh", "-c"] as const;
+
 /**
- * Parses `unix:PATH`, `tcp:HOST:PORT` (with `[..]` around an IPv6 address), `fd:N`, `file:PATH[,offset=N]` and `-`.
- * The offset takes the suffixes K, M and G, or 0x, as QEMU's does.
+ * Parses `unix:PATH`, `tcp:HOST:PORT` (with `[..]` around an IPv6 address), `fd:N`, `file:PATH[,offset=N]`,
+ * `exec:COMMAND` and `-`.
  *
  * @throws UsageError when the text is none of these.
  */
@@ -29,32 +34,61 @@ export function parseMigrationUri(text: string): MigrationUri {
         break;
       case "file":
         return { kind: "file", ...parseFileWithOffset(rest) };
+      case "exec":
+        return { kind: "exec", args: [...SHELL, rest] };
     }
   }
   throw new UsageError(`"${text}" is no migration URI`, {
-    hint: "use unix:PATH, tcp:HOST:PORT, fd:N, file:PATH[,offset=N], or - for standard input",
+    hint: "use unix:PATH, tcp:HOST:PORT, fd:N, file:PATH[,offset=N], exec:COMMAND, or - for standard input",
   });
 }
 
+/** What stands between the path and the offset of a `file:` URI. A path that contains it cannot be written as a URI. */
+const OFFSET_OPTION = ",offset=";
+
 /**
- * Splits `PATH[,offset=N]`.
+ * Splits `PATH[,offset=N]` as QEMU does: at the first `,offset=`, with a number as its size options take it.
  *
  * @throws UsageError for an offset that is no number of bytes.
  */
 export function parseFileWithOffset(text: string): { readonly path: string; readonly offset: number } {
-  const match = /^(?<path>.*),offset=(?<offset>[^,]*)$/s.exec(text);
-  if (match?.groups === undefined) return { path: text, offset: 0 };
-  const { path = "", offset = "" } = match.groups;
-  const parts = /^(?<value>0x[0-9a-f]+|\d+)(?<suffix>[kmg]?)$/i.exec(offset)?.groups;
-  const scale = { "": 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30 }[parts?.suffix?.toLowerCase() ?? ""] ?? 1;
-  const value = parts === undefined ? Number.NaN : Number(parts.value) * scale;
-  if (path === "" || !Number.isSafeInteger(value)) {
+  const at = text.indexOf(OFFSET_OPTION);
+  if (at < 0) return { path: text, offset: 0 };
+  const path = text.slice(0, at);
+  const offset = parseSize(text.slice(at + OFFSET_OPTION.length));
+  if (path === "" || offset === undefined) {
     throw new UsageError(`"${text}" has no usable offset`, { hint: "write file:PATH,offset=BYTES" });
   }
-  return { path, offset: value };
+  return { path, offset };
 }
 
-/** The URI as QEMU writes it. */
+const SIZE_SUFFIXES = "bkmgtpe";
+
+/**
+ * Reads a number of bytes as QEMU's `qemu_strtosz` does: decimal with a suffix from B to E and, where that scales, a
+ * fraction; or hexadecimal without a suffix.
+ *
+ * @returns undefined for everything else, and above 2^53.
+ */
+function parseSize(text: string): number | undefined {
+  const parts = /^(?:(?<hex>0x[0-9a-f]+)|(?<whole>\d*)(?:\.(?<fraction>\d*))?(?<suffix>[bkmgtpe]?))$/i.exec(
+    text,
+  )?.groups;
+  if (parts === undefined) return undefined;
+  const { hex, whole = "", fraction = "", suffix = "" } = parts;
+  if (hex === undefined && whole === "" && fraction === "") return undefined;
+  const scale = 1024 ** Math.max(0, SIZE_SUFFIXES.indexOf(suffix.toLowerCase()));
+  const part = Number(`0.${fraction}0`);
+  if (part > 0 && scale === 1) return undefined;
+  const value = hex === undefined ? Number(whole) * scale + Math.round(part * scale) : Number(hex);
+  return Number.isSafeInteger(value) ? value : undefined;
+}
+
+/**
+ * The URI as QEMU reads it.
+ *
+ * @throws UsageError for a file whose path a URI cannot name.
+ */
 export function formatMigrationUri(uri: MigrationUri): string {
   switch (uri.kind) {
     case "unix":
@@ -64,10 +98,28 @@ export function formatMigrationUri(uri: MigrationUri): string {
     case "fd":
       return `fd:${uri.fd}`;
     case "file":
+      if (uri.path.includes(OFFSET_OPTION)) {
+        throw new UsageError(`QEMU would take a part of the path for an offset`, {
+          path: uri.path,
+          hint: `use a path without "${OFFSET_OPTION}", by a symbolic link for one`,
+        });
+      }
       return uri.offset === 0 ? `file:${uri.path}` : `file:${uri.path},offset=${uri.offset}`;
+    case "exec":
+      return `exec:${commandLine(uri.args)}`;
     case "stdio":
       return "-";
   }
+}
+
+/** A line for the shell that runs the program with these arguments. */
+function commandLine(args: readonly string[]): string {
+  const [shell, option, line] = args;
+  if (args.length === 3 && shell === SHELL[0] && option === SHELL[1] && line !== undefined) return line;
+  const quoted = args.map((arg) =>
+    /^[\w./:@%+,-]+$/.test(arg) ? arg : `'${arg.replaceAll("'", String.raw`'\''`)}'`,
+  );
+  return `exec ${quoted.join(" ")}`;
 }
 
 function parseTcp(rest: string, text: string): MigrationUri {

@@ -2,7 +2,9 @@ import type { DirtyLog } from "./dirty-log/dirty-log.js";
 import type { HostRamBlock } from "./ram-block.js";
 
 export { type Breathe, eventLoopTurns } from "./breathe.js";
-export type { DirtyLog } from "./dirty-log/dirty-log.js";
+export type { DirtyLog, DirtyLogCost } from "./dirty-log/dirty-log.js";
+export { HashDirtyLog } from "./dirty-log/hash-dirty-log.js";
+export { MarkedDirtyLog } from "./dirty-log/marked-dirty-log.js";
 export { ShadowDirtyLog } from "./dirty-log/shadow-dirty-log.js";
 export { eachPiece, type HostRamBlock } from "./ram-block.js";
 

@@ -5,6 +5,8 @@
  */
 export { type Clock, systemClock } from "./clock.js";
 export { MigrationControl, type MigrationControlOptions } from "./control/migration-control.js";
+export { HashDirtyLog } from "./dirty-log/hash-dirty-log.js";
+export { MarkedDirtyLog } from "./dirty-log/marked-dirty-log.js";
 export {
   type Breathe,
   type DeviceField,

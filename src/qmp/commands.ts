@@ -9,13 +9,16 @@ import {
   migrationCapabilitiesSchema,
   migrationInfoSchema,
   migrationParametersSchema,
-  type MigrateArgs,
-  type MigrateIncomingArgs,
   type MigrationCapability,
-  type MigrationInfo,
   type MigrationParameters,
 } from "./migration-types.js";
-import type { MigrationStatus, RunState } from "./states.js";
+import type {
+  MigrateArgs,
+  MigrateIncomingArgs,
+  MigrationInfo,
+  MigrationStatus,
+  RunState,
+} from "../qapi/index.js";
 
 /** Answer of `query-status`. */
 export interface StatusInfo {

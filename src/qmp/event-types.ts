@@ -4,7 +4,7 @@
  * @module
  */
 import * as v from "valibot";
-import type { MigrationStatus } from "./states.js";
+import type { MigrationStatus } from "../qapi/index.js";
 import type { QmpTimestamp } from "./messages.js";
 
 /** An event's data when QEMU sends none. */

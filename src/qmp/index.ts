@@ -33,17 +33,8 @@ export {
 export type { EventListener } from "./events.js";
 export { MAX_LINE_BYTES } from "./lines.js";
 export type { QemuVersion, QmpTimestamp } from "./messages.js";
-export type {
-  MigrateArgs,
-  MigrateIncomingArgs,
-  MigrationAddress,
-  MigrationCapability,
-  MigrationChannel,
-  MigrationInfo,
-  MigrationParameters,
-  MigrationTarget,
-  RamStats,
-} from "./migration-types.js";
+export type { MigrationCapability, MigrationParameters } from "./migration-types.js";
+export type { WaitLimits } from "./waiting.js";
 export {
   isKnownMigrationStatus,
   isKnownRunState,
@@ -51,7 +42,16 @@ export {
   RUN_STATES,
   type KnownMigrationStatus,
   type KnownRunState,
+  type MigrateArgs,
+  type MigrateIncomingArgs,
+  type MigrationAddress,
+  type MigrationChannel,
+  type MigrationInfo,
   type MigrationStatus,
+  type MigrationTarget,
+  type RamStats,
   type RunState,
-} from "./states.js";
-export type { WaitLimits } from "./waiting.js";
+  type SocketAddress,
+  type VfioStats,
+  type XbzrleCacheStats,
+} from "../qapi/index.js";

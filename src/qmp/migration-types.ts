@@ -1,62 +1,11 @@
 /**
- * Arguments and answers of QEMU's migration commands. Field names are QEMU's.
+ * Checks for the answers of QEMU's migration commands, and the types of settings as any version of QEMU has them. What
+ * is the same for every version comes from `src/qapi/`.
  *
  * @module
  */
 import * as v from "valibot";
-import type { MigrationStatus } from "./states.js";
-
-/** Counters of the guest's RAM. Pages are of `page-size` bytes. */
-export interface RamStats {
-  /** Bytes sent so far, headers included. */
-  readonly transferred: number;
-  /** Bytes still to send. */
-  readonly remaining: number;
-  /** Bytes of RAM. */
-  readonly total: number;
-  /** Pages that were all zeros. */
-  readonly duplicate?: number;
-  /** Pages sent whole. */
-  readonly normal?: number;
-  /** Bytes in pages sent whole. */
-  readonly "normal-bytes"?: number;
-  /** Pages dirtied per second by the guest. */
-  readonly "dirty-pages-rate"?: number;
-  /** Megabits per second; a fraction. */
-  readonly mbps?: number;
-  /** How often the dirty bitmap was synchronized: the passes over the RAM. */
-  readonly "dirty-sync-count"?: number;
-  readonly "dirty-sync-missed-zero-copy"?: number;
-  /** Bytes. */
-  readonly "page-size"?: number;
-  /** Bytes sent through multifd channels. */
-  readonly "multifd-bytes"?: number;
-  readonly "pages-per-second"?: number;
-  readonly "precopy-bytes"?: number;
-  readonly "downtime-bytes"?: number;
-  readonly "postcopy-bytes"?: number;
-  readonly "postcopy-requests"?: number;
-}
-
-/** Answer of `query-migrate`. A QEMU that never migrated answers with no field at all. */
-export interface MigrationInfo {
-  readonly status?: MigrationStatus;
-  readonly ram?: RamStats;
-  /** Milliseconds since the start, or in all once it has ended. */
-  readonly "total-time"?: number;
-  /** Milliseconds the guest stood still; only when completed. */
-  readonly downtime?: number;
-  /** Milliseconds the guest is expected to stand still; only while active. */
-  readonly "expected-downtime"?: number;
-  /** Milliseconds of preparation before the first page. */
-  readonly "setup-time"?: number;
-  /** QEMU's words on why it failed. */
-  readonly "error-desc"?: string;
-  /** Reasons why migration is impossible at the moment. */
-  readonly "blocked-reasons"?: readonly string[];
-  /** Percent by which the CPUs are slowed down to let the migration converge. */
-  readonly "cpu-throttle-percentage"?: number;
-}
+import type { MigrationInfo, SocketAddress } from "../qapi/index.js";
 
 /** A capability and whether it is on. */
 export interface MigrationCapability {
@@ -91,42 +40,10 @@ export interface MigrationParameters {
   readonly [parameter: string]: unknown;
 }
 
-/** Where one channel of a migration goes. Numbers in `port` are text, as QEMU has them. */
-export type MigrationAddress =
-  | { readonly transport: "socket"; readonly type: "unix"; readonly path: string }
-  | { readonly transport: "socket"; readonly type: "inet"; readonly host: string; readonly port: string }
-  | { readonly transport: "socket"; readonly type: "vsock"; readonly cid: string; readonly port: string }
-  /** `str` is the name given to `getfd`, or the number of a descriptor of QEMU. */
-  | { readonly transport: "socket"; readonly type: "fd"; readonly str: string }
-  /** `offset` in bytes, where the stream starts in the file. */
-  | { readonly transport: "file"; readonly filename: string; readonly offset: number }
-  | { readonly transport: "exec"; readonly args: readonly string[] }
-  | { readonly transport: "rdma"; readonly host: string; readonly port: string };
-
-/** One channel of a migration. */
-export interface MigrationChannel {
-  readonly "channel-type": "main" | "cpr";
-  readonly addr: MigrationAddress;
-}
-
-/** Where a migration goes to or comes from: a URI (`unix:/x`, `file:/x,offset=0x1000`, `fd:name`) or channels. */
-export type MigrationTarget =
-  | { readonly uri: string; readonly channels?: never }
-  | { readonly channels: readonly MigrationChannel[]; readonly uri?: never };
-
-/** Arguments of `migrate`. */
-export type MigrateArgs = MigrationTarget & {
-  /** Continues a paused postcopy migration. */
-  readonly resume?: boolean;
-};
-
-/** Arguments of `migrate-incoming`. */
-export type MigrateIncomingArgs = MigrationTarget & {
-  /** Whether QEMU exits when the migration fails; its default is true. QEMU 9.1 and newer. */
-  readonly "exit-on-error"?: boolean;
-};
-
 const count = v.exactOptional(v.number());
+
+const counts = v.exactOptional(v.array(v.number()));
+const flag = v.exactOptional(v.boolean());
 
 const ramStatsSchema = v.object({
   transferred: v.number(),
@@ -148,10 +65,49 @@ const ramStatsSchema = v.object({
   "postcopy-requests": count,
 });
 
+const xbzrleCacheStatsSchema = v.object({
+  "cache-size": v.number(),
+  bytes: v.number(),
+  pages: v.number(),
+  "cache-miss": v.number(),
+  "cache-miss-rate": v.number(),
+  "encoding-rate": v.number(),
+  overflow: v.number(),
+});
+
+const socketAddressSchema: v.GenericSchema<unknown, SocketAddress> = v.variant("type", [
+  v.looseObject({
+    type: v.literal("inet"),
+    host: v.string(),
+    port: v.string(),
+    numeric: flag,
+    to: count,
+    ipv4: flag,
+    ipv6: flag,
+    "keep-alive": flag,
+    "keep-alive-count": count,
+    "keep-alive-idle": count,
+    "keep-alive-interval": count,
+    mptcp: flag,
+  }),
+  v.looseObject({ type: v.literal("unix"), path: v.string(), abstract: flag, tight: flag }),
+  v.looseObject({ type: v.literal("vsock"), cid: v.string(), port: v.string() }),
+  v.looseObject({ type: v.literal("fd"), str: v.string() }),
+]);
+
+// A kind of address that a newer QEMU brings is left out: nobody here could connect to it.
+const socketAddressesSchema = v.pipe(
+  v.array(v.unknown()),
+  v.transform((list) => list.filter((one): one is SocketAddress => v.is(socketAddressSchema, one))),
+);
+
 /** Check for {@link MigrationInfo}. */
 export const migrationInfoSchema: v.GenericSchema<unknown, MigrationInfo> = v.object({
   status: v.exactOptional(v.string()),
   ram: v.exactOptional(ramStatsSchema),
+  remaining: count,
+  vfio: v.exactOptional(v.object({ transferred: v.number() })),
+  "xbzrle-cache": v.exactOptional(xbzrleCacheStatsSchema),
   "total-time": count,
   downtime: count,
   "expected-downtime": count,
@@ -159,6 +115,15 @@ export const migrationInfoSchema: v.GenericSchema<unknown, MigrationInfo> = v.ob
   "error-desc": v.exactOptional(v.string()),
   "blocked-reasons": v.exactOptional(v.array(v.string())),
   "cpu-throttle-percentage": count,
+  "postcopy-blocktime": count,
+  "postcopy-vcpu-blocktime": counts,
+  "postcopy-latency": count,
+  "postcopy-latency-dist": counts,
+  "postcopy-vcpu-latency": counts,
+  "postcopy-non-vcpu-latency": count,
+  "socket-address": v.exactOptional(socketAddressesSchema),
+  "dirty-limit-throttle-time-per-round": count,
+  "dirty-limit-ring-full-time": count,
 });
 
 /** Check for the answer of `query-migrate-capabilities`. */

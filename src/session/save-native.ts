@@ -1,4 +1,4 @@
-import { OutputFile } from "../channels/index.js";
+import { formatMigrationUri, OutputFile } from "../channels/index.js";
 import { MachineError } from "../errors/index.js";
 import { clearStalePages, openMappedRam, readMappedRamTail, readPageBitmap } from "../engine/index.js";
 import { QmpCommandError } from "../qmp/index.js";
@@ -45,7 +45,9 @@ export async function saveByMappedRam(job: SaveJob): Promise<SavedByMethod> {
 /** Lets QEMU create the file, and makes sure that it is one that ramport can see. */
 async function startWriting({ qmp, outputPath }: SaveJob, output: OutputFile): Promise<void> {
   try {
-    await qmp.execute("migrate", { uri: `file:${output.temporaryPath}` });
+    await qmp.execute("migrate", {
+      uri: formatMigrationUri({ kind: "file", path: output.temporaryPath, offset: 0 }),
+    });
   } catch (error) {
     // QEMU names the failing call; other refusals (a device that cannot migrate) would meet any method.
     if (!(error instanceof QmpCommandError) || !/could not (open|create)|failed to open/i.test(error.desc))

@@ -6,6 +6,7 @@ import {
   sendMappedRam,
   type SendResult,
 } from "../engine/index.js";
+import { UsageError } from "../errors/index.js";
 
 /** How to send a snapshot. */
 export interface SendSnapshotOptions {
@@ -17,22 +18,31 @@ export interface SendSnapshotOptions {
 
 /**
  * Sends a mapped-ram file to a QEMU that waits at the URI. Over a socket it returns when the destination has said that it
- * loaded everything; over a pipe when everything is written.
+ * loaded everything; over a pipe when everything is written, and to a command when that has ended well.
  *
- * @throws FormatError for a bad file, before anything is sent; MachineError; CancelledError.
+ * @throws UsageError for a destination that is a file; FormatError for a bad file, before anything is sent; MachineError;
+ *   CancelledError.
  */
 export async function sendSnapshot(
   path: string,
   uri: MigrationUri,
   options: SendSnapshotOptions = {},
 ): Promise<SendResult> {
+  if (uri.kind === "file") {
+    throw new UsageError("A migration is sent to a waiting QEMU, not into a file", {
+      hint: "use unix:PATH, tcp:HOST:PORT, fd:N, exec:COMMAND, or - for standard output",
+    });
+  }
   const file = ReadableFile.open(path);
   try {
     const skeleton = openMappedRam(file, options.streamOffset ?? 0);
     checkPageBitmaps(file, skeleton.blocks);
-    const { sink, ...returnPath } = await openOutgoing(uri, options);
+    const { sink, returnPath } = await openOutgoing(uri, options);
     try {
-      return await sendMappedRam(file, skeleton, sink, { ...options, ...returnPath });
+      return await sendMappedRam(file, skeleton, sink, {
+        ...options,
+        ...(returnPath === undefined ? {} : { returnPath }),
+      });
     } finally {
       await sink.close();
     }

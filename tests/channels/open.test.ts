@@ -1,5 +1,14 @@
 import { spawnSync } from "node:child_process";
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import net from "node:net";
 import process from "node:process";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -74,8 +83,16 @@ describe("what cannot be opened", () => {
     await expect(openOutgoing(parseMigrationUri("fd:999"))).rejects.toBeInstanceOf(MachineError);
   });
 
-  test("sending into a file", async () => {
-    await expect(openOutgoing(parseMigrationUri("file:x"))).rejects.toBeInstanceOf(UsageError);
+  test("a signal that has fired: no file is made or cut off, no command is run, nobody listens", async () => {
+    const aborted = AbortSignal.abort();
+    writeFileSync(workDir.file("kept"), "kept");
+    for (const uri of ["file:kept", "file:new", "exec:touch new", "unix:new", "tcp:127.0.0.1:1", "fd:999"]) {
+      const parsed = parseMigrationUri(uri.replace(/kept|new/, (name) => workDir.file(name)));
+      await expect(openOutgoing(parsed, { signal: aborted })).rejects.toBeInstanceOf(CancelledError);
+      await expect(openIncoming(parsed, { signal: aborted })).rejects.toBeInstanceOf(CancelledError);
+    }
+    expect(readdirSync(workDir.path)).toEqual(["kept"]);
+    expect(readFileSync(workDir.file("kept"), "utf8")).toBe("kept");
   });
 });
 
@@ -84,6 +101,7 @@ async function openAndCall(
   uri: string,
   connections: number,
   say: string,
+  beforeCalling: () => Promise<void> = () => Promise.resolve(),
 ): Promise<{ readonly uri: string; readonly incoming: IncomingChannel }> {
   let listeningUri = "";
   const incoming = await openIncoming(parseMigrationUri(uri), {
@@ -91,10 +109,12 @@ async function openAndCall(
       listeningUri = where;
       const to = parseMigrationUri(where);
       if (to.kind !== "unix" && to.kind !== "tcp") throw new Error(where);
-      const calls = Array.from({ length: connections }, () => net.connect(to));
-      for (const call of calls) call.on("error", () => undefined);
-      calls.at(-1)?.once("connect", () => calls[0]?.write(say));
-      onTestFinished(() => calls.forEach((call) => call.destroy()));
+      void beforeCalling().then(() => {
+        const calls = Array.from({ length: connections }, () => net.connect(to));
+        for (const call of calls) call.on("error", () => undefined);
+        calls.at(-1)?.once("connect", () => calls[0]?.write(say));
+        onTestFinished(() => calls.forEach((call) => call.destroy()));
+      });
     },
   });
   onTestFinished(() => incoming.source.close());
@@ -102,6 +122,18 @@ async function openAndCall(
 }
 
 describe("a listening socket", () => {
+  test("is one: who listens at the same place too is told, and the first goes on", async () => {
+    const uri = `unix:${workDir.file("in")}`;
+    let second: Promise<IncomingChannel> | undefined;
+    const { incoming } = await openAndCall(uri, 1, "hello", async () => {
+      second = openIncoming(parseMigrationUri(uri));
+      await expect(second).rejects.toThrow(/in use already/);
+    });
+    expect(second).toBeDefined();
+    const target = Buffer.alloc(10);
+    expect(await incoming.source.read(target)).toBe(5);
+  });
+
   test.each([
     ["tcp::0", /^tcp:localhost:[1-9]\d*$/],
     ["tcp:0.0.0.0:0", /^tcp:127\.0\.0\.1:[1-9]\d*$/],

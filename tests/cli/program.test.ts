@@ -81,7 +81,7 @@ describe("wrong usage exits with 2", () => {
     ["no channel", ["save", "--qmp", "q", "--channels", "0", "o"], /whole number/],
     ["a negative time", ["save", "--qmp", "q", "--stop-after", "-1", "o"], /takes seconds/],
     ["bytes of a strange unit", ["save", "--qmp", "q", "--max-bandwidth", "5X", "o"], /takes bytes/],
-    ["a URI that is none", ["receive", "exec:cat", "out"], /no migration URI/],
+    ["a URI that is none", ["receive", "rdma:host:1", "out"], /no migration URI/],
     ["sending into a file", ["send", "FILE", "file:x"], /not into a file/],
     ["an address that is none", ["save", "--qmp", "tcp:nowhere", "o"], /not the address/],
   ])("%s", async (_what, args, message) => {

@@ -1,5 +1,5 @@
 /** Files that must not reach a QEMU: some QEMUs load them without a word, some crash. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 
@@ -51,4 +51,14 @@ test("bits behind the last page", async () => {
   const last = bitmapOffset + Math.ceil(pages / 64) * 8 - 1;
   bytes[last] = (bytes[last] ?? 0) | 0x80;
   await expect(send(bytes)).rejects.toMatchObject({ code: "inconsistent" });
+});
+
+test("not into a file, and none is made", async () => {
+  const out = path.join(folder, "out");
+  const file = path.join(folder, "vm.ram");
+  writeFileSync(file, buildSnapshot().bytes);
+  const sending = sendSnapshot(file, { kind: "file", path: out, offset: 0 });
+  await expect(sending).rejects.toMatchObject({ name: "UsageError" });
+  await expect(sending).rejects.toThrow(/not into a file/);
+  expect(existsSync(out)).toBe(false);
 });

@@ -1,12 +1,22 @@
 import type { PageBitmap, PageRun } from "../../memory/index.js";
 import type { Breathe } from "../breathe.js";
 
+/** What a dirty log takes from the program that its guest runs in. */
+export interface DirtyLogCost {
+  /** Bytes held beside the guest's memory. */
+  readonly memoryBytes: number;
+  /** Work of the last {@link DirtyLog.sync}, without the turns that the guest had in it; undefined before the first. */
+  readonly lastSyncMs: number | undefined;
+}
+
 /**
  * Says which pages a guest changes while it runs, until {@link stop}.
  *
  * Pages are handed out by the log itself, because what counts as changed depends on what was handed out last.
  */
 export interface DirtyLog {
+  /** As of now; a log need not say. */
+  readonly cost?: DirtyLogCost;
   /**
    * Sets the bits of all pages that have changed since {@link take} gave them out last. A page that never was given out
    * may be left out: it is dirty to its reader anyway.

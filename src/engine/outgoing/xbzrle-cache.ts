@@ -1,24 +1,240 @@
-// Placeholder so that others can compile and run: to be overwritten by the real cache.
+import { assert, UsageError } from "../../errors/index.js";
 import type { XbzrleCacheStats } from "../../qapi/index.js";
+import { encodeXbzrleAt, type WordReadable, wordReadable } from "../../wire/index.js";
 
+/** What became of a page in {@link XbzrleCache.encode}. */
+export type XbzrleResult =
+  /** The record is `length` bytes of {@link XbzrleCache.encoded}. */
+  | { readonly kind: "hit"; readonly length: number }
+  /** `miss`, `overflow`: the page goes whole. `same`: the receiver has it already, and nothing goes. */
+  | { readonly kind: "miss" | "overflow" | "same" };
+
+/** Rounds that a page stays safe from another one of its slot (QEMU's CACHED_PAGE_LIFETIME). */
+const LIFETIME_ROUNDS = 2;
+/** The encoding byte and the length in front of a delta: QEMU counts them as bytes of the delta. */
+const RECORD_BYTES = 3;
+/** What the length in a record can say. */
+const MAX_DELTA_BYTES = 0xffff;
+const SEGMENT_BYTES = 1 << 30;
+/** Pages of a block are numbered from `block * BLOCK_STRIDE` on; numbers stay below 2^53. */
+const BLOCK_STRIDE = 2 ** 40;
+/** An odd number that spreads the blocks over the slots: Knuth's multiplicative hash. */
+const BLOCK_SPREAD = 0x9e3779b1;
+const NO_PAGE = -1;
+
+const MISS: XbzrleResult = { kind: "miss" };
+const OVERFLOW: XbzrleResult = { kind: "overflow" };
+const SAME: XbzrleResult = { kind: "same" };
+
+/**
+ * What the receiver has of the pages that change often, so that only their changes need to travel: QEMU's page cache
+ * (`migration/page_cache.c`), and `save_xbzrle_page`.
+ *
+ * **The cache holds exactly what the receiver has.** Once {@link encode} was called first, every page that is sent has
+ * to go through it, or through {@link storeZero}. Before that, in the first round, the cache is empty, and pages need not
+ * be told.
+ *
+ * Each page has one slot. The page in it stays for two rounds after its last use; another page that wants the slot is not
+ * cached meanwhile.
+ */
 export class XbzrleCache {
-  readonly encoded = new Uint8Array(0);
-  constructor(
-    readonly cacheBytes: number,
-    readonly pageSize: number,
-  ) {}
-  get stats(): XbzrleCacheStats | undefined {
-    return undefined;
+  /** The delta of the last hit. */
+  readonly encoded: Uint8Array;
+  readonly #pageSize: number;
+  readonly #limit: number;
+  /** For pages that do not begin on a word. */
+  readonly #scratch: WordReadable;
+  #slots: Slots;
+  /** The buffer that the last page was in, and its words. */
+  #source: WordReadable;
+  #started = false;
+  #round = 0;
+  readonly #hit = { kind: "hit" as const, length: 0 };
+  readonly #total = { handled: 0, bytes: 0, pages: 0, misses: 0, overflow: 0 };
+  /** The same, when the round began. */
+  #roundStart = { ...this.#total };
+  #missRate = 0;
+  #encodingRate = 0;
+
+  /**
+   * @param cacheBytes `xbzrle-cache-size`: a power of two, at least a page.
+   * @throws UsageError when it is not, or when there is not that much memory.
+   */
+  constructor(cacheBytes: number, pageSize: number) {
+    this.#pageSize = pageSize;
+    this.#limit = Math.min(pageSize, MAX_DELTA_BYTES);
+    this.encoded = new Uint8Array(pageSize);
+    this.#scratch = wordReadable(new Uint8Array(pageSize));
+    this.#source = this.#scratch;
+    this.#slots = new Slots(cacheBytes, pageSize);
   }
-  encode(
-    _block: number,
-    _address: number,
-    _bytes: Uint8Array,
-    _at: number,
-    _round: number,
-  ): { readonly kind: "hit"; readonly length: number } | { readonly kind: "miss" | "overflow" | "same" } {
-    return { kind: "miss" };
+
+  /**
+   * Counters of `query-migrate`. Rates are those of the last whole round. The name of a block, which QEMU's `bytes` has
+   * for the first record of each, is not counted.
+   */
+  get stats(): XbzrleCacheStats {
+    return {
+      "cache-size": this.#slots.cacheBytes,
+      bytes: this.#total.bytes,
+      pages: this.#total.pages,
+      "cache-miss": this.#total.misses,
+      "cache-miss-rate": this.#missRate,
+      "encoding-rate": this.#encodingRate,
+      overflow: this.#total.overflow,
+    };
   }
-  storeZero(_block: number, _address: number): void {}
-  resize(_bytes: number): void {}
+
+  /**
+   * Encodes the page at `bytes[at]` against what the receiver has of it. After it the receiver is taken to have this
+   * content: what the result says has to be sent.
+   *
+   * @param round Counts up with each search for changed pages (`dirty-sync-count`).
+   * @returns An object that the next call may change.
+   */
+  encode(block: number, address: number, bytes: Uint8Array, at: number, round: number): XbzrleResult {
+    this.#started = true;
+    this.#beginRound(round);
+    this.#total.handled += 1;
+    const page = this.#number(block, address);
+    const slot = this.#slots.slotOf(block, address / this.#pageSize);
+    if (this.#slots.owners[slot] !== page) {
+      this.#total.misses += 1;
+      if (this.#claim(slot, page)) this.#store(slot, bytes, at);
+      return MISS;
+    }
+    this.#slots.rounds[slot] = this.#round;
+    this.#total.pages += 1;
+    const length = this.#delta(slot, bytes, at);
+    if (length === 0) return SAME;
+    this.#store(slot, bytes, at);
+    if (length < 0) {
+      this.#total.overflow += 1;
+      this.#total.bytes += this.#pageSize;
+      return OVERFLOW;
+    }
+    this.#total.bytes += length + RECORD_BYTES;
+    this.#hit.length = length;
+    return this.#hit;
+  }
+
+  /** Says that a page was sent as a zero page. Does nothing before the first {@link encode}, as in QEMU's first round. */
+  storeZero(block: number, address: number): void {
+    if (!this.#started) return;
+    this.#total.handled += 1;
+    const slot = this.#slots.slotOf(block, address / this.#pageSize);
+    if (!this.#claim(slot, this.#number(block, address))) return;
+    const { bytes } = this.#slots.segment(slot);
+    const start = this.#slots.offset(slot);
+    bytes.fill(0, start, start + this.#pageSize);
+  }
+
+  /**
+   * Changes the size while a migration runs; what was cached is forgotten, unless the size is the same.
+   *
+   * @throws UsageError as the constructor; the cache is as before then.
+   */
+  resize(cacheBytes: number): void {
+    if (cacheBytes === this.#slots.cacheBytes) return;
+    this.#slots = new Slots(cacheBytes, this.#pageSize);
+  }
+
+  #number(block: number, address: number): number {
+    return block * BLOCK_STRIDE + address / this.#pageSize;
+  }
+
+  /** Makes a slot a page's own, unless another page has been in it too recently (`cache_insert`). */
+  #claim(slot: number, page: number): boolean {
+    const { owners, rounds } = this.#slots;
+    const owner = owners[slot];
+    const isFresh = (rounds[slot] ?? 0) + LIFETIME_ROUNDS > this.#round;
+    if (owner !== page && owner !== NO_PAGE && isFresh) return false;
+    owners[slot] = page;
+    rounds[slot] = this.#round;
+    return true;
+  }
+
+  #delta(slot: number, bytes: Uint8Array, at: number): number {
+    const old = this.#slots.segment(slot);
+    const oldAt = this.#slots.offset(slot);
+    const pageSize = this.#pageSize;
+    if (((bytes.byteOffset | at) & 3) !== 0) {
+      this.#scratch.bytes.set(bytes.subarray(at, at + pageSize));
+      return encodeXbzrleAt(old, oldAt, this.#scratch, 0, pageSize, this.encoded, 0, this.#limit);
+    }
+    // The words are a view: whatever else the buffer holds by now.
+    if (bytes !== this.#source.bytes) this.#source = wordReadable(bytes);
+    return encodeXbzrleAt(old, oldAt, this.#source, at, pageSize, this.encoded, 0, this.#limit);
+  }
+
+  #store(slot: number, bytes: Uint8Array, at: number): void {
+    this.#slots.segment(slot).bytes.set(bytes.subarray(at, at + this.#pageSize), this.#slots.offset(slot));
+  }
+
+  /** The rates of the round that ends (`migration_update_rates`). */
+  #beginRound(round: number): void {
+    if (round === this.#round) return;
+    this.#round = round;
+    const before = this.#roundStart;
+    const handled = this.#total.handled - before.handled;
+    const pages = this.#total.pages - before.pages;
+    const bytes = this.#total.bytes - before.bytes;
+    this.#roundStart = { ...this.#total };
+    if (handled === 0) return;
+    this.#missRate = (this.#total.misses - before.misses) / handled;
+    this.#encodingRate = bytes === 0 ? 0 : (pages * this.#pageSize) / bytes;
+  }
+}
+
+/** The cache's memory. Untouched parts of it cost nothing: the system gives pages when they are written. */
+class Slots {
+  readonly cacheBytes: number;
+  /** Number of the page in each slot. */
+  readonly owners: Float64Array;
+  /** Round of the last use of each slot. */
+  readonly rounds: Uint32Array;
+  readonly #pageSize: number;
+  readonly #mask: number;
+  readonly #perSegment: number;
+  readonly #segments: readonly WordReadable[];
+
+  constructor(cacheBytes: number, pageSize: number) {
+    const count = cacheBytes / pageSize;
+    if (!(count >= 1) || count > 2 ** 31 || 2 ** Math.round(Math.log2(count)) !== count) {
+      throw new UsageError("The size of the xbzrle cache is not a power of two of at least one page", {
+        actual: cacheBytes,
+      });
+    }
+    this.cacheBytes = cacheBytes;
+    this.#pageSize = pageSize;
+    this.#mask = count - 1;
+    this.#perSegment = Math.min(count, SEGMENT_BYTES / pageSize);
+    try {
+      this.owners = new Float64Array(count).fill(NO_PAGE);
+      this.rounds = new Uint32Array(count);
+      this.#segments = Array.from({ length: count / this.#perSegment }, () =>
+        wordReadable(new Uint8Array(this.#perSegment * pageSize)),
+      );
+    } catch (cause) {
+      if (!(cause instanceof RangeError)) throw cause;
+      const hint = "lower xbzrle-cache-size";
+      throw new UsageError("There is no memory for the xbzrle cache", { actual: cacheBytes, hint }, cause);
+    }
+  }
+
+  slotOf(block: number, page: number): number {
+    // The sum passes 2^32 only for blocks of 16 TiB; what is above is cut off on both sides alike.
+    return ((page + Math.imul(block, BLOCK_SPREAD)) & this.#mask) >>> 0;
+  }
+
+  segment(slot: number): WordReadable {
+    const segment = this.#segments[Math.floor(slot / this.#perSegment)];
+    assert(segment !== undefined, `slot ${slot} of the xbzrle cache`);
+    return segment;
+  }
+
+  /** Where a slot begins in its segment. */
+  offset(slot: number): number {
+    return (slot % this.#perSegment) * this.#pageSize;
+  }
 }

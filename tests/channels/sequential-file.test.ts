@@ -1,4 +1,4 @@
-import { openSync, readFileSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { afterEach, describe, expect, test, vi } from "vitest";
 
 import { SequentialFile } from "../../src/channels/index.js";
@@ -48,5 +48,23 @@ describe("SequentialFile", () => {
     expect(target.toString("utf8", 0, 3)).toBe("two");
     expect(await reader.read(target)).toBe(0);
     await reader.close();
+  });
+
+  test("synced at its end where that is asked for; one that cannot be says so", async () => {
+    const device = new SequentialFile("device", openSync("/dev/null", "w"), undefined, { syncAtEnd: true });
+    await expect(device.end()).rejects.toMatchObject({ name: "MachineError", code: "io" });
+    await device.close();
+    const other = new SequentialFile("device", openSync("/dev/null", "w"), undefined);
+    await other.end();
+    await other.close();
+    await expect(other.sync()).rejects.toMatchObject(CLOSED);
+  });
+
+  test("somebody else's descriptor stays open", async () => {
+    const fd = openSync("/dev/null", "r+");
+    const channel = new SequentialFile("device", fd, undefined, { keepOpen: true });
+    await channel.close();
+    await expect(channel.read(new Uint8Array(1))).rejects.toMatchObject(CLOSED);
+    closeSync(fd);
   });
 });

@@ -1,0 +1,125 @@
+import fs from "node:fs";
+import { setImmediate } from "node:timers/promises";
+
+import { FormatError } from "../errors/index.js";
+import type { ByteChannel, ByteSource } from "./byte-stream.js";
+import { connectSocket, type SocketChannel, SocketListener } from "./socket.js";
+import { shareWithDirectoryOwner } from "./socket-path.js";
+import { errnoCode, systemError } from "./system-error.js";
+import { formatMigrationUri, type MigrationUri } from "./uri.js";
+
+type SocketUri = Extract<MigrationUri, { readonly kind: "unix" | "tcp" }>;
+
+/**
+ * Listens at the address until one source connects.
+ *
+ * @param options.onListening Called when the socket listens, with the URI that a source can be pointed at.
+ * @throws UsageError; MachineError `io`; CancelledError. Reading throws FormatError `unsupported` for a source with several
+ *   connections.
+ */
+export async function acceptSource(
+  uri: SocketUri,
+  options: { readonly signal?: AbortSignal; readonly onListening?: (uri: string) => void },
+): Promise<{ readonly source: ByteSource; readonly returnPath: ByteChannel }> {
+  const name = formatMigrationUri(uri);
+  if (uri.kind === "unix") await removeStaleSocket(uri.path);
+  const listener = await SocketListener.listen(uri, name);
+  try {
+    if (uri.kind === "unix") shareWithDirectoryOwner(uri.path);
+    options.onListening?.(formatMigrationUri(connectable(uri, listener.port)));
+    const channel = await listener.accept(options.signal);
+    return { source: new OnlyConnection(channel, listener), returnPath: channel };
+  } catch (error) {
+    await listener.close();
+    throw error;
+  }
+}
+
+/** What names every address of this machine, and a name for one of them: QEMU cannot resolve an empty host. */
+const ANY_HOST = new Map([
+  ["", "localhost"],
+  ["::", "localhost"],
+  ["0.0.0.0", "127.0.0.1"],
+]);
+
+/** Where a listener that was opened at the URI can be reached. */
+function connectable(uri: SocketUri, port: number | undefined): SocketUri {
+  if (uri.kind === "unix") return uri;
+  return { ...uri, host: ANY_HOST.get(uri.host) ?? uri.host, port: port ?? uri.port };
+}
+
+/**
+ * An accepted connection that must be the source's only one. A source that spreads its data over several makes all of
+ * them before it sends on the first, so the listener stays until then: refused, they would only break the first off.
+ */
+class OnlyConnection implements ByteSource {
+  readonly #channel: SocketChannel;
+  #listener: SocketListener | undefined;
+
+  constructor(channel: SocketChannel, listener: SocketListener) {
+    this.#channel = channel;
+    this.#listener = listener;
+  }
+
+  async read(target: Uint8Array): Promise<number> {
+    const count = await this.#channel.read(target);
+    if (this.#listener !== undefined) await this.#checkOnly(this.#listener);
+    return count;
+  }
+
+  async close(): Promise<void> {
+    await this.#channel.close();
+    await this.#stopListening();
+  }
+
+  async #checkOnly(listener: SocketListener): Promise<void> {
+    // The first bytes may be here in the same turn as a connection that was made before they were sent.
+    await setImmediate();
+    const more = listener.hasWaiting;
+    await this.#stopListening();
+    if (!more) return;
+    throw new FormatError("unsupported", "The source migrates over several connections", {
+      hint: "turn the multifd capability off at the source",
+    });
+  }
+
+  async #stopListening(): Promise<void> {
+    const listener = this.#listener;
+    this.#listener = undefined;
+    await listener?.close();
+  }
+}
+
+/**
+ * A socket file that nobody listens at is a leftover; anything else at the path is not ours to remove. Listening there
+ * then fails with EADDRINUSE.
+ */
+async function removeStaleSocket(path: string): Promise<void> {
+  try {
+    const stats = fs.lstatSync(path, { throwIfNoEntry: false });
+    if (stats?.isSocket() !== true || isListening(path)) return;
+  } catch (cause) {
+    throw systemError("Listening", `unix:${path}`, cause);
+  }
+  try {
+    await (await connectSocket({ path }, path)).close();
+  } catch (error) {
+    if (!(error instanceof Error) || errnoCode(error.cause) !== "ECONNREFUSED") return;
+    try {
+      fs.rmSync(path, { force: true });
+    } catch (cause) {
+      throw systemError("Removing", path, cause);
+    }
+  }
+}
+
+/** Whether the kernel's table says so: asking by a connection would look like a migration to a waiting receiver. */
+function isListening(path: string): boolean {
+  try {
+    const table = fs.readFileSync("/proc/net/unix", "utf8");
+    // Num RefCount Protocol Flags Type St Inode Path; this flag is __SO_ACCEPTCON.
+    return table.split("\n").some((line) => line.endsWith(` ${path}`) && line.includes(" 00010000 "));
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,9 @@
+/**
+ * Loops over bytes that are worth WebAssembly. Each has a twin in plain TypeScript that tests hold it to. Pure, runs in a
+ * browser.
+ *
+ * @module
+ */
+export { createPageHasher } from "./create-page-hasher.js";
+export { PAGE_HASH_BYTES } from "./page-hash-key.js";
+export type { PageHasher } from "./page-hasher.js";
