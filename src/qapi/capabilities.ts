@@ -2,7 +2,7 @@
  * The migration capabilities of QEMU 11.1 (QAPI's `MigrationCapability`), and which of them the engine has.
  *
  * The list is held to what a real QEMU 11.1 answers to `query-migrate-capabilities`. All are off by default. Of those
- * that older QEMUs have, `compress` and `block` left with QEMU 9.1 and `zero-blocks` with 11.1.
+ * that older QEMUs have, `compress` and `block` left with QEMU 9.1; `zero-blocks` is still in 10.2.
  *
  * @module
  */

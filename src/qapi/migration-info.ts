@@ -72,7 +72,7 @@ export interface MigrationInfo {
   readonly status?: MigrationStatus;
   /** While the migration is active, and when it has completed. */
   readonly ram?: RamStats;
-  /** Bytes still to send of all that is migrated, as last estimated. QEMU 11.1 and newer. */
+  /** Bytes still to send of all that is migrated, as last estimated. Not yet in QEMU 10.2. */
   readonly remaining?: number;
   readonly vfio?: VfioStats;
   /** With the capability `xbzrle`. */

@@ -89,7 +89,7 @@ export interface MigrationParameters {
   readonly "zero-page-detection": ZeroPageDetection;
   /** Whether files are opened with O_DIRECT; works only with `mapped-ram` and `multifd`. */
   readonly "direct-io": boolean;
-  /** Bytes, a power of two. New in QEMU 11.1. */
+  /** Bytes, a power of two. Not yet in QEMU 10.2. */
   readonly "x-rdma-chunk-size": number;
   /** The program that replaces QEMU in the mode `cpr-exec`, and its arguments. */
   readonly "cpr-exec-command": readonly string[];
