@@ -5,13 +5,15 @@
  */
 
 import { CancelledError, RamportError } from "../src/errors/index.js";
-import { embeddedDemo } from "./embedded.js";
-import { findDemoQemu, qemuDemo } from "./qemu.js";
+import type { DemoMachines } from "./machines.js";
+import { findDemoQemu, QemuMachines } from "./qemu-machines.js";
 import { duration, type Output, Screen } from "./screen.js";
+import { tellStory } from "./story.js";
+import { V86Machines } from "./v86-machines.js";
 import { Workspace } from "./workspace.js";
 
-const HELP = `npm run demo               save and restore a PC that runs inside Node
-npm run demo -- --qemu     the same with two QEMUs of this machine
+const HELP = `npm run demo               move, save and restore a PC that runs inside Node
+npm run demo -- --qemu     the same with the QEMU of this machine
 npm run demo -- --help     this text`;
 
 /**
@@ -37,12 +39,12 @@ export async function runDemo(args: readonly string[], output: Output = process.
   for (const name of signals) process.on(name, interrupt);
   const workspace = new Workspace();
   const startMs = performance.now();
+  let machines: DemoMachines | undefined;
   try {
-    screen.line("ramport saves a running virtual machine, and goes on from exactly there.");
+    screen.line("ramport moves and saves virtual machines while they run.");
     screen.line();
-    const file = workspace.file("guest.ram");
-    if (withQemu) await qemuDemo(screen, file, controller.signal);
-    else await embeddedDemo(screen, file, controller.signal);
+    machines = withQemu ? new QemuMachines(workspace) : new V86Machines(workspace);
+    await tellStory(screen, machines, workspace, controller.signal);
     screen.line();
     screen.line(`Done in ${duration(performance.now() - startMs)}; the file is gone again.`);
     const qemu = withQemu ? undefined : findDemoQemu();
@@ -50,7 +52,7 @@ export async function runDemo(args: readonly string[], output: Output = process.
       screen.line(`The same with the QEMU ${qemu.realVersion} here: npm run demo -- --qemu`);
     return 0;
   } catch (error) {
-    if (error instanceof CancelledError) {
+    if (error instanceof CancelledError || controller.signal.aborted) {
       screen.line("Interrupted; nothing was left behind.");
       return 130;
     }
@@ -58,6 +60,7 @@ export async function runDemo(args: readonly string[], output: Output = process.
     screen.line(`The demo failed: ${error.message}`);
     return 1;
   } finally {
+    await machines?.killAll();
     workspace.remove();
     for (const name of signals) process.off(name, interrupt);
   }

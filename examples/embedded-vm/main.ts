@@ -46,7 +46,7 @@ try {
   console.log(
     `saved: ${snapshot.blocks.map(({ name, usedLength }) => `${name}, ${usedLength} bytes`).join("; ")}`,
   );
-  await snapshot.close();
+  snapshot.close();
 
   process.exitCode = destination.wrong === 0 && destination.passes >= source.passes + 5 ? 0 : 1;
 } finally {

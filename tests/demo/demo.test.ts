@@ -37,7 +37,7 @@ async function run(
 }
 
 describe("npm run demo", () => {
-  test("shows a save and a restore on one screen, and leaves nothing behind", async () => {
+  test("shows a move, a save and a restore on one screen, and leaves nothing behind", async () => {
     const { status, text } = await run([]);
     expect(status).toBe(0);
     const lines = text.trimEnd().split("\n");
@@ -50,7 +50,8 @@ describe("npm run demo", () => {
     expect(file).toBeCloseTo(68, 0);
     expect(stream).toBeGreaterThan(2 * file);
     expect(allocated).toBeLessThan(file);
-    expect(text).toMatch(/4 go on/);
+    expect(text).toMatch(/2 move .* rounds/);
+    expect(text).toMatch(/4 restore .*\n.*pass \d+ ok, pass \d+ ok, pass \d+ ok/);
     expect(fs.readdirSync(folder)).toEqual([]);
   });
 
