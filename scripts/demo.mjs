@@ -4,11 +4,12 @@
  * @module
  */
 
-import { ensureNode, ensurePackages, SetupError } from "./setup.mjs";
+import { ensureBuilt, ensureNode, ensurePackages, SetupError } from "./setup.mjs";
 
 try {
   ensureNode();
   ensurePackages();
+  ensureBuilt();
   // Not there before the packages are.
   const { tsImport } = await import("tsx/esm/api");
   const { runDemo } = await tsImport("../demo/main.ts", import.meta.url);

@@ -15,9 +15,18 @@
 
 import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
-import * as os from "node:os";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
+
+import {
+  FetchError,
+  findMirror,
+  findPackageField,
+  run,
+  runApt,
+  say,
+  writeAptConfig,
+} from "./debian-packages.mjs";
 
 /**
  * How a fetched QEMU is started; all paths are relative to the folder of the manifest, so that the cache can be moved.
@@ -44,7 +53,6 @@ const SOURCES = new Map([
 ]);
 
 const PACKAGE = "qemu-system-x86";
-const KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const MANIFEST = "qemu.json";
 /** QEMU's own reader of streams: only the source package has it. */
 const ANALYZER = { version: "10.0", member: "*/scripts/analyze-migration.py", name: "analyze-migration.py" };
@@ -71,135 +79,10 @@ const FIRMWARE = [
   "usr/share/vgabios",
 ];
 
-/** A problem to show in one line. */
-class FetchError extends Error {}
-
 /** @returns {string} */
 function cacheFolder() {
   const repo = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
   return path.resolve(process.env["RAMPORT_QEMU_CACHE"] ?? path.join(repo, ".cache", "qemu"));
-}
-
-/** @param {string} line */
-function say(line) {
-  process.stderr.write(`fetch-qemu: ${line}\n`);
-}
-
-/**
- * @param {string} command
- * @param {string[]} args
- * @param {NodeJS.ProcessEnv} [env]
- * @param {string} [cwd]
- * @returns {{ ok: boolean, stdout: string, reason: string }}
- */
-function tryRun(command, args, env, cwd) {
-  const result = spawnSync(command, args, {
-    encoding: "utf8",
-    maxBuffer: 64 << 20,
-    stdio: ["ignore", "pipe", "pipe"],
-    env: { ...process.env, LC_ALL: "C", DEBIAN_FRONTEND: "noninteractive", ...env },
-    ...(cwd === undefined ? {} : { cwd }),
-  });
-  if (result.error !== undefined)
-    return { ok: false, stdout: "", reason: `${command}: ${result.error.message}` };
-  const lines = result.stderr.split("\n").filter((line) => line.trim() !== "");
-  const reason =
-    lines.find((line) => line.startsWith("E:")) ?? lines.at(-1) ?? `exit status ${String(result.status)}`;
-  return { ok: result.status === 0, stdout: result.stdout, reason: `${command}: ${reason}` };
-}
-
-/**
- * @param {string} command
- * @param {string[]} args
- * @param {NodeJS.ProcessEnv} [env]
- * @param {string} [cwd]
- * @returns {string} stdout
- */
-function run(command, args, env, cwd) {
-  const result = tryRun(command, args, env, cwd);
-  if (!result.ok) throw new FetchError(result.reason);
-  return result.stdout;
-}
-
-/**
- * The network may fail once.
- *
- * @param {string} config
- * @param {string[]} args
- * @param {string} [cwd]
- */
-function runApt(config, args, cwd) {
-  const first = tryRun("apt-get", ["-c", config, ...args], {}, cwd);
-  if (first.ok) return;
-  say(`apt-get failed, once more (${first.reason})`);
-  run("apt-get", ["-c", config, ...args], {}, cwd);
-}
-
-/**
- * The mirror with this machine's main Debian suite: the other suites are next to it.
- *
- * @returns {string}
- */
-function findMirror() {
-  const release = fs.readFileSync("/etc/os-release", "utf8");
-  const codename = /^VERSION_CODENAME="?([a-z]+)"?$/m.exec(release)?.[1];
-  const id = /^ID="?([a-z]+)"?$/m.exec(release)?.[1];
-  if (id !== "debian" || codename === undefined)
-    throw new FetchError("this machine is not a Debian: no mirror to ask");
-  const format = "$(REPO_URI) $(RELEASE)";
-  const targets = run("apt-get", ["indextargets", "--format", format, "Created-By: Packages"]);
-  for (const line of targets.split("\n")) {
-    const [uri, suite] = line.trim().split(" ");
-    if (uri !== undefined && (suite === codename || suite === "stable")) return uri;
-  }
-  throw new FetchError(`apt of this machine has no mirror with the suite ${codename}`);
-}
-
-/**
- * Private configuration: given by `-c`, it is read after the system's files, whose proxy settings stay in force.
- *
- * @param {string} work
- * @param {string} mirror
- * @param {string[]} suites
- * @param {"deb" | "deb-src"} kind
- * @returns {string} path of the configuration
- */
-function writeAptConfig(work, mirror, suites, kind) {
-  for (const folder of ["state/lists/partial", "cache/archives/partial", "log"]) {
-    fs.mkdirSync(path.join(work, folder), { recursive: true });
-  }
-  if (!fs.existsSync(KEYRING)) throw new FetchError(`no ${KEYRING}: nothing to verify the packages with`);
-  const sources = suites.map((suite) => `${kind} [signed-by=${KEYRING}] ${mirror} ${suite} main\n`);
-  fs.writeFileSync(path.join(work, "sources.list"), sources.join(""));
-  fs.writeFileSync(path.join(work, "status"), "");
-  const config = path.join(work, "apt.conf");
-  /** @param {string} name */
-  const inWork = (name) => JSON.stringify(path.join(work, name));
-  const lines = [
-    `Dir::Etc::sourcelist ${inWork("sources.list")};`,
-    `Dir::Etc::sourceparts "/dev/null";`,
-    `Dir::Etc::preferences "/dev/null";`,
-    `Dir::Etc::preferencesparts "/dev/null";`,
-    `Dir::State ${inWork("state")};`,
-    `Dir::State::status ${inWork("status")};`,
-    `Dir::Cache ${inWork("cache")};`,
-    `Dir::Log ${inWork("log")};`,
-    // apt would become the user _apt, who may not enter a folder of this user.
-    `APT::Sandbox::User ${JSON.stringify(os.userInfo().username)};`,
-    `APT::Install-Recommends "false";`,
-    `APT::Install-Suggests "false";`,
-    `Acquire::Languages "none";`,
-    `Acquire::Retries "2";`,
-    // Hooks of the system (containers have some that clean the system's own cache) are not for this run.
-    `#clear APT::Update::Pre-Invoke;`,
-    `#clear APT::Update::Post-Invoke;`,
-    `#clear APT::Update::Post-Invoke-Success;`,
-    `#clear DPkg::Pre-Install-Pkgs;`,
-    `#clear DPkg::Pre-Invoke;`,
-    `#clear DPkg::Post-Invoke;`,
-  ];
-  fs.writeFileSync(config, `${lines.join("\n")}\n`);
-  return config;
 }
 
 /**
@@ -208,10 +91,8 @@ function writeAptConfig(work, mirror, suites, kind) {
  * @param {Source} source
  * @returns {string} version of the package
  */
-function findPackageVersion(config, version, source) {
-  const shown = run("apt-cache", ["-c", config, "show", "--no-all-versions", "-t", source.suite, PACKAGE]);
-  const found = /^Version: (.+)$/m.exec(shown)?.[1];
-  if (found === undefined) throw new FetchError(`${source.suite} has no ${PACKAGE}`);
+function findQemuVersion(config, version, source) {
+  const found = findPackageField(config, source.suite, PACKAGE, "Version");
   if (!new RegExp(`^${version.replaceAll(".", "\\.")}(?![0-9])`).test(found.replace(/^\d+:/, ""))) {
     throw new FetchError(`${source.suite} has QEMU ${found} now, not ${version}`);
   }
@@ -385,10 +266,10 @@ function fetchVersion(version, source) {
   try {
     const target = path.join(work, "root");
     fs.mkdirSync(target);
-    const config = writeAptConfig(work, findMirror(), source.needs, "deb");
+    const config = writeAptConfig(work, { mirror: findMirror(), suites: source.needs });
     say(`${version}: reading the package lists of ${source.needs.join(", ")}`);
     runApt(config, ["update", "-q", "--error-on=any"]);
-    const packageVersion = findPackageVersion(config, version, source);
+    const packageVersion = findQemuVersion(config, version, source);
     say(`${version}: downloading ${PACKAGE} ${packageVersion} with all it depends on`);
     runApt(config, ["-q", "--download-only", "-y", "-t", source.suite, "install", PACKAGE]);
     unpack(path.join(work, "cache", "archives"), target);
@@ -415,7 +296,7 @@ function fetchAnalyzer() {
   const work = fs.mkdtempSync(path.join(cache, ".unfinished-analyzer-"));
   try {
     const { suite } = /** @type {Source} */ (SOURCES.get(ANALYZER.version));
-    const config = writeAptConfig(work, findMirror(), [suite], "deb-src");
+    const config = writeAptConfig(work, { mirror: findMirror(), suites: [suite], kind: "deb-src" });
     say(`${ANALYZER.name}: downloading the source package of ${suite}, about 130 MB`);
     runApt(config, ["update", "-q", "--error-on=any"]);
     runApt(config, ["-q", "--download-only", "--tar-only", "source", "qemu"], work);

@@ -1,5 +1,6 @@
-// Runs the tests on a fresh clone or any other: sets the clone up, brings the QEMUs that the conformance tests need, and
-// runs vitest. `node scripts/test.mjs conformance` runs one project; further arguments go to vitest.
+// Runs the tests on a fresh clone or any other: sets the clone up, brings the QEMUs and the Linux guest that the
+// conformance tests need, and runs vitest. `node scripts/test.mjs conformance` runs one project; further arguments go
+// to vitest.
 import { spawnSync } from "node:child_process";
 import path from "node:path";
 
@@ -25,10 +26,12 @@ try {
   process.exit(3);
 }
 if (project !== "unit") {
-  console.error("Bringing the QEMUs that the conformance tests run (once; --project unit needs none).");
-  const fetched = node([path.join("scripts", "fetch-qemu.mjs")]);
-  // Elsewhere the tests that find no QEMU say that they are skipped, and why.
-  if (fetched !== 0 && process.env["CI"] !== undefined) process.exit(fetched);
+  console.error("Bringing the QEMUs and guests that the conformance tests run (once; --project unit needs none).");
+  for (const script of ["fetch-qemu.mjs", "fetch-linux.mjs"]) {
+    const fetched = node([path.join("scripts", script)]);
+    // Elsewhere the tests that find no QEMU, or no guest, say that they are skipped, and why.
+    if (fetched !== 0 && process.env["CI"] !== undefined) process.exit(fetched);
+  }
 }
 const selection = project === undefined ? [] : ["--project", project];
 process.exit(node([path.join("node_modules", "vitest", "vitest.mjs"), "run", ...selection, ...others]));
