@@ -12,6 +12,7 @@ export {
   type DeviceField,
   type DeviceState,
   type DirtyLog,
+  type DirtyLogCost,
   eachPiece,
   eventLoopTurns,
   type HostRamBlock,
@@ -20,11 +21,7 @@ export {
 } from "./host.js";
 export { loadHost, type LoadHostOptions, type LoadHostResult } from "./incoming/load-host.js";
 export type { IncomingRules } from "./incoming/host-checks.js";
-export {
-  loadHostFromStream,
-  type LoadStreamOptions,
-  type LoadStreamResult,
-} from "./incoming/load-stream.js";
+export { loadHostFromStream, type LoadStreamOptions, type LoadStreamResult } from "./incoming/load-stream.js";
 export { PageIndex, PagePlaces, type RecordCounts, UnindexableError } from "./incoming/page-index.js";
 export {
   readMigrationHead,

@@ -7,9 +7,9 @@ import type { KnownMigrationStatus } from "../qapi/index.js";
  */
 const TRANSITIONS: Readonly<Partial<Record<KnownMigrationStatus, readonly KnownMigrationStatus[]>>> = {
   none: ["setup"],
-  setup: ["active", "failing", "cancelling"],
-  // A destination has no `device`, a source no short way to `completed`.
-  active: ["pre-switchover", "device", "completed", "failing", "cancelling"],
+  // A destination has no `device` and no `failing`, a source no short way to `completed` and `failed`.
+  setup: ["active", "failing", "failed", "cancelling"],
+  active: ["pre-switchover", "device", "completed", "failing", "failed", "cancelling"],
   "pre-switchover": ["device", "failing", "cancelling"],
   device: ["completed", "failing", "cancelling"],
   // All was done when the wish to cancel came.
@@ -42,7 +42,10 @@ export class MigrationState {
 
   /** Goes on to another status, and tells; an impossible one is a bug. */
   enter(next: KnownMigrationStatus): void {
-    assert(TRANSITIONS[this.#status]?.includes(next) === true, `migration status ${next} after ${this.#status}`);
+    assert(
+      TRANSITIONS[this.#status]?.includes(next) === true,
+      `migration status ${next} after ${this.#status}`,
+    );
     this.#status = next;
     this.#onStatus?.(next);
   }

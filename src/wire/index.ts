@@ -22,6 +22,7 @@ export * from "./vmstate-description.js";
 export {
   type DeviceLayout,
   type FieldLayout,
+  layoutOfDescription,
   matchLayouts,
   parseVmstateLayout,
   type VmsdLayout,
@@ -30,4 +31,4 @@ export {
 export type { VmstateValue } from "./vmstate-scalars.js";
 export * from "./vmstate-tree.js";
 export * from "./vmstate-values.js";
-export { applyXbzrle } from "./xbzrle.js";
+export { applyXbzrle, encodeXbzrle, encodeXbzrleAt, type WordReadable, wordReadable } from "./xbzrle.js";

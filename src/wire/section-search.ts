@@ -30,7 +30,7 @@ const COMMAND_HEAD_BYTES = 1 + 2 + 2;
 /** More than any command has that may stand between device sections. */
 const MAX_COMMAND_DATA_BYTES = 64;
 const CHUNK_BYTES = 256 * 1024;
-const FIRST_TAIL_BYTES = 1024 * 1024;
+const FIRST_TAIL_BYTES = 256 * 1024;
 /** Places that look like the end of RAM and are tried out. */
 const MAX_CANDIDATES = 64;
 /** Bytes behind such places, added up: each one costs a decoding of all that follows, the description too. */

@@ -160,19 +160,31 @@ function isNullPointer({ struct }: Readonly<Record<string, Json>>): boolean {
 }
 
 function parseJson(text: string, offset: number): Json {
-  checkJsonSize(text, offset);
+  // A short text has no room for too many values, and looking at each character costs ten times the parsing.
+  if (text.length > Limits.descriptionValues) checkJsonSize(text, offset);
+  let value: Json;
   try {
-    return JSON.parse(text) as Json;
+    value = JSON.parse(text) as Json;
   } catch (cause) {
+    checkJsonSize(text, offset);
     throw new FormatError("malformed", "The vmstate description is not JSON", { offset }, cause);
   }
+  if (isDeeper(value, Limits.descriptionJsonDepth)) checkJsonSize(text, offset);
+  return value;
+}
+
+function isDeeper(value: Json, depth: number): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return depth === 0 || Object.values(value).some((item) => isDeeper(item as Json, depth - 1));
 }
 
 /**
- * Refuses, before it is parsed, a text whose values would take far more memory than itself: a few dozen megabytes of
- * brackets become gigabytes.
+ * Refuses a text whose values would take far more memory than itself, or more stack than there is: a few dozen megabytes
+ * of brackets become gigabytes.
+ *
+ * @throws FormatError `limit-exceeded`.
  */
-function checkJsonSize(text: string, offset: number): void {
+export function checkJsonSize(text: string, offset: number): void {
   let depth = 0;
   let values = 0;
   for (let index = 0; index < text.length; index++) {

@@ -1,6 +1,20 @@
-/** An object as its text has it: every pair in order, repeated keys too. */
+import { checkJsonSize } from "./vmstate-description.js";
+
+/** Holds what the text had where an object cannot say it: {@link entriesOf} knows. */
+const ENTRIES = Symbol("entries");
+
+/** An object; of a key that repeats it has the last value, as JSON.parse does. */
 export interface JsonObject {
-  readonly entries: readonly (readonly [key: string, value: JsonValue])[];
+  readonly [key: string]: JsonValue;
+  readonly [ENTRIES]?: JsonEntries;
+}
+
+/** An object's pairs. */
+export type JsonEntries = readonly (readonly [key: string, value: JsonValue])[];
+
+/** An object's pairs in the order of the text, repeated keys too. */
+export function entriesOf(object: JsonObject): JsonEntries {
+  return object[ENTRIES] ?? Object.entries(object);
 }
 
 /** A JSON value whose objects keep repeated keys. */
@@ -19,29 +33,29 @@ export function isArray(value: JsonValue | undefined): value is readonly JsonVal
 /**
  * Parses JSON and keeps repeated keys, which JSON.parse drops.
  *
- * @param text Text that JSON.parse takes, nested no deeper than the stack allows: its errors are not looked for.
+ * @param text Text that `parseVmstateDescription` takes: its errors are not looked for.
+ * @param offset Where the text stands in the file, for errors.
+ * @throws FormatError `limit-exceeded` for what only a key that repeats hides from JSON.parse.
  */
-export function scanJson(text: string): JsonValue {
-  const parsed = JSON.parse(text) as Parsed;
+export function scanJson(text: string, offset: number): JsonValue {
+  const parsed = JSON.parse(text) as JsonValue;
   // Only the entries of lists and trees repeat keys. Where nothing was dropped, JSON.parse is many times as fast.
-  if (withoutBlanks(JSON.stringify(parsed)) === withoutBlanks(text)) return keepOrder(parsed);
+  if (withoutBlanks(JSON.stringify(parsed)) === withoutBlanks(text)) return parsed;
+  checkJsonSize(text, offset);
   return new JsonScanner(text).value();
 }
-
-type Parsed = null | boolean | number | string | readonly Parsed[] | { readonly [key: string]: Parsed };
 
 function withoutBlanks(text: string): string {
   return text.replaceAll(" ", "");
 }
 
-function keepOrder(value: Parsed): JsonValue {
-  if (typeof value !== "object" || value === null) return value;
-  if (Array.isArray(value)) return (value as readonly Parsed[]).map(keepOrder);
-  const entries: [string, JsonValue][] = [];
-  for (const [key, item] of Object.entries(value as Readonly<Record<string, Parsed>>)) {
-    entries.push([key, keepOrder(item)]);
-  }
-  return { entries };
+/** The object with these pairs. */
+export function objectOf(entries: JsonEntries): JsonObject {
+  const keys = new Set(entries.map(([key]) => key));
+  // Properties whose names are numbers come first, whatever the order was.
+  const isFaithful = keys.size === entries.length && !entries.some(([key]) => /^\d/.test(key));
+  const object = Object.fromEntries(entries);
+  return isFaithful ? object : { ...object, [ENTRIES]: entries };
 }
 
 const blank = /[ \t\r\n]*/y;
@@ -59,7 +73,7 @@ class JsonScanner {
   value(): JsonValue {
     this.#skipBlank();
     const first = this.#text[this.#at];
-    if (first === "{") return { entries: this.#items("}", () => [this.#key(), this.value()] as const) };
+    if (first === "{") return objectOf(this.#items("}", () => [this.#key(), this.value()] as const));
     if (first === "[") return this.#items("]", () => this.value());
     if (first === '"') return this.#string();
     literal.lastIndex = this.#at;

@@ -1,6 +1,13 @@
 import { FormatError } from "../errors/index.js";
 import { Limits } from "./constants.js";
-import { isArray, isObject, type JsonObject, type JsonValue, scanJson } from "./vmstate-json-scan.js";
+import {
+  entriesOf,
+  isArray,
+  isObject,
+  type JsonObject,
+  type JsonValue,
+  scanJson,
+} from "./vmstate-json-scan.js";
 import { parseVmstateDescription } from "./vmstate-description.js";
 
 /** A vmsd (`VMStateDescription` in QEMU): fields, then subsections, as they follow each other on the wire. */
@@ -72,7 +79,7 @@ export function parseVmstateLayout(text: string, offset: number): VmstateLayout 
  * Like {@link parseVmstateLayout}, for a text that {@link parseVmstateDescription} has taken already: it is not parsed
  * twice.
  *
- * @throws FormatError when its structs nest too deeply.
+ * @throws FormatError `limit-exceeded` when its structs nest too deeply.
  */
 export function layoutOfDescription({
   text,
@@ -81,10 +88,10 @@ export function layoutOfDescription({
   readonly text: string;
   readonly offset: number;
 }): VmstateLayout {
-  const root = scanJson(text);
+  const root = scanJson(text, offset);
   const parser = new LayoutParser(offset);
-  const configuration = isObject(root) ? last(root, "configuration") : undefined;
-  const devices = isObject(root) ? last(root, "devices") : undefined;
+  const configuration = isObject(root) ? root.configuration : undefined;
+  const devices = isObject(root) ? root.devices : undefined;
   return {
     ...(isObject(configuration) ? { configuration: parser.vmsd(configuration) } : {}),
     devices: isArray(devices) ? devices.filter(isObject).map((device) => parser.device(device)) : [],
@@ -120,12 +127,11 @@ class LayoutParser {
 
   device(object: JsonObject): DeviceLayout {
     const vmsd = this.vmsd(object);
-    const section = last(object, "name");
-    const size = last(object, "size");
+    const { name: section, size } = object;
     return {
       ...vmsd,
       section: typeof section === "string" ? section : "",
-      instance: Number(last(object, "instance_id")),
+      instance: Number(object.instance_id),
       ...(isCount(size) && vmsd.bytes === undefined ? { bytes: size } : {}),
     };
   }
@@ -136,6 +142,7 @@ class LayoutParser {
 
   /** The vmsds whose keys stand in one object; each `vmsd_name` begins the next. */
   #vmsds(object: JsonObject): VmsdLayout[] {
+    if (object.vmsd_name === undefined && object.fields === undefined) return [];
     if (++this.#depth > Limits.descriptionDepth) {
       throw new FormatError("limit-exceeded", "The vmstate description nests too deeply", {
         offset: this.#offset,
@@ -143,7 +150,7 @@ class LayoutParser {
     }
     const found: FoundVmsd[] = [];
     let current: FoundVmsd | undefined;
-    for (const [key, value] of object.entries) {
+    for (const [key, value] of entriesOf(object)) {
       if (key === "vmsd_name" || (key === "fields" && current === undefined)) {
         current = { name: undefined, version: undefined, fields: undefined, subsections: [] };
         found.push(current);
@@ -162,16 +169,7 @@ class LayoutParser {
 
   #field(object: JsonValue): FieldLayout | undefined {
     if (!isObject(object)) return undefined;
-    // One look at each key: there are thousands of fields.
-    let name, type, size, length, index, struct: JsonValue | undefined;
-    for (const [key, value] of object.entries) {
-      if (key === "name") name = value;
-      else if (key === "type") type = value;
-      else if (key === "size") size = value;
-      else if (key === "array_len") length = value;
-      else if (key === "index") index = value;
-      else if (key === "struct") struct = value;
-    }
+    const { name, type, size, array_len: length, index, struct } = object;
     if (typeof name !== "string" || typeof type !== "string" || !isCount(size)) return undefined;
     if (length !== undefined && !isCount(length)) return undefined;
     const count = length ?? 1;
@@ -197,7 +195,7 @@ function vmsdOf({ name, version, fields, subsections }: FoundVmsd): VmsdLayout {
   const layout: Mutable<VmsdLayout> = { subsections };
   if (name !== undefined) layout.name = name;
   if (version !== undefined) layout.version = version;
-  if (fields === undefined || !fields.every((field) => field !== undefined)) return layout;
+  if (!fields?.every((field) => field !== undefined)) return layout;
   layout.fields = fields;
   const bytes = wireBytes(fields, subsections);
   if (bytes !== undefined) layout.bytes = bytes;
@@ -214,11 +212,6 @@ function wireBytes(fields: readonly FieldLayout[], subsections: readonly VmsdLay
     total += subsectionHeadBytes(name) + bytes;
   }
   return Number.isSafeInteger(total) ? total : undefined;
-}
-
-/** The last value of a key: what JSON.parse keeps too. */
-function last(object: JsonObject, key: string): JsonValue | undefined {
-  return object.entries.findLast(([name]) => name === key)?.[1];
 }
 
 function isCount(value: JsonValue | undefined): value is number {

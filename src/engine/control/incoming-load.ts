@@ -137,7 +137,6 @@ export class IncomingLoad {
   #fail(error: unknown): Error {
     const failure = error instanceof Error ? error : new CancelledError(undefined, error);
     this.#error = failure.message;
-    this.#state.enter("failing");
     this.#state.enter("failed");
     return failure;
   }
@@ -146,7 +145,5 @@ export class IncomingLoad {
 function socketAddress(uri: string): SocketAddress[] {
   if (uri.startsWith("unix:")) return [{ type: "unix", path: uri.slice("unix:".length) }];
   const groups = /^tcp:\[?(?<host>.*?)\]?:(?<port>\d+)$/.exec(uri)?.groups;
-  return groups === undefined
-    ? []
-    : [{ type: "inet", host: groups.host ?? "", port: groups.port ?? "" }];
+  return groups === undefined ? [] : [{ type: "inet", host: groups.host ?? "", port: groups.port ?? "" }];
 }

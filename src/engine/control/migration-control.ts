@@ -31,7 +31,7 @@ import { type OutgoingWay, outgoingWay } from "./outgoing-way.js";
 export interface MigrationControlOptions {
   /** Where a migration stands, each time that changes: QEMU's MIGRATION event. */
   readonly onStatus?: (status: KnownMigrationStatus) => void;
-  /** A new pass over memory began, from 1: QEMU's MIGRATION_PASS event. */
+  /** Another pass over memory began, from 2: QEMU's MIGRATION_PASS event, which does not tell of the first one. */
   readonly onPass?: (pass: number) => void;
   /** An incoming migration has loaded: the machine decides whether the guest runs now. */
   readonly onLoaded?: (loaded: { readonly wasRunning: boolean }) => void | Promise<void>;
@@ -165,7 +165,10 @@ export class MigrationControl {
    */
   continue(state: string): void {
     if (state !== this.#state.status || this.#outgoing === undefined) {
-      throw new UsageError("The migration is in another state", { expected: state, actual: this.#state.status });
+      throw new UsageError("The migration is in another state", {
+        expected: state,
+        actual: this.#state.status,
+      });
     }
     this.#outgoing.continue();
   }
@@ -212,8 +215,9 @@ export class MigrationControl {
   }
 
   #failedToOpen(error: unknown, signal: AbortSignal): void {
-    this.#error = error instanceof Error ? error.message : String(error);
-    this.#ended = Promise.resolve(error instanceof Error ? error : new Error(this.#error));
+    const failure = error instanceof Error ? error : new Error(String(error));
+    this.#error = signal.aborted ? undefined : failure.message;
+    this.#ended = Promise.resolve(failure);
     this.#state.enter(signal.aborted ? "cancelling" : "failing");
     this.#state.enter(signal.aborted ? "cancelled" : "failed");
   }
@@ -225,7 +229,9 @@ export class MigrationControl {
       parameters: () => this.#parameters,
       state: this.#state,
       ...(way.xbzrle === undefined ? {} : { xbzrle: way.xbzrle }),
-      ...(onPass === undefined ? {} : { onPass }),
+      onPass: (pass) => {
+        if (pass > 1) onPass?.(pass);
+      },
       ...(onGuest === undefined ? {} : { onGuest }),
       ...(clock === undefined ? {} : { clock }),
     });

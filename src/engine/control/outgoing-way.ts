@@ -64,9 +64,7 @@ function streamWay(
       hint: "turn return-path off, or use a socket",
     });
   }
-  const xbzrle = capabilities.xbzrle
-    ? new XbzrleCache(parameters["xbzrle-cache-size"], pageSize)
-    : undefined;
+  const xbzrle = capabilities.xbzrle ? new XbzrleCache(parameters["xbzrle-cache-size"], pageSize) : undefined;
   const target = new StreamTarget(sink, {
     zeroPages: parameters["zero-page-detection"] !== "none",
     ...(withReturnPath && returnPath !== undefined ? { returnPath } : {}),

@@ -46,7 +46,11 @@ export async function loadHostFromStream(
   }
   const { rules = { ignoreShared: false, validateUuid: false }, ...receiving } = options;
   const target = new HostTarget(host, rules);
-  const { receivedBytes, confirm } = await receiveMigration(source, target, receiving);
+  // The machine's page size is not in its stream: both sides are the same machine.
+  const { receivedBytes, confirm } = await receiveMigration(source, target, {
+    ...receiving,
+    targetPageSize: host.pageSize,
+  });
   target.load();
   await confirm();
   return { pages: target.pages, receivedBytes, wasRunning: target.wasRunning };

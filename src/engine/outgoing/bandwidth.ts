@@ -1,4 +1,5 @@
 import type { Clock } from "../clock.js";
+import { SLICE_BYTES } from "./outgoing-target.js";
 
 /** What of QEMU's parameters decides how fast a migration goes and when it ends; may change while it runs. */
 export interface PaceParameters {
@@ -39,13 +40,21 @@ export class Bandwidth {
     return this.#pagesPerMs * 1000;
   }
 
-  /** Milliseconds until more may be sent; 0 when it may be now. */
+  /** Bytes of pages that may be sent at once: no more than what the limit lets through in a tenth of a second. */
+  get sliceBytes(): number {
+    const limit = this.#pace()["max-bandwidth"];
+    return limit === 0 ? SLICE_BYTES : Math.min(SLICE_BYTES, (limit / 1000) * WINDOW_MS);
+  }
+
+  /**
+   * Milliseconds until more may be sent; 0 when it may be now. What was sent beyond the limit is waited for before
+   * {@link measure} begins another window, which forgets it.
+   */
   waitMs(transferredBytes: number): number {
     const limit = this.#pace()["max-bandwidth"];
     if (limit === 0) return 0;
-    const inWindow = transferredBytes - this.#windowStartBytes;
-    if (inWindow < (limit / 1000) * WINDOW_MS) return 0;
-    return Math.max(0, this.#windowStartMs + WINDOW_MS - this.#clock.now());
+    const dueMs = (transferredBytes - this.#windowStartBytes) / (limit / 1000);
+    return Math.max(0, this.#windowStartMs + dueMs - this.#clock.now());
   }
 
   /** Closes the window when it is full; `early` closes it whenever anything was sent in it. */

@@ -37,10 +37,11 @@ export interface OutgoingReadings {
 /** The answer to `query-migrate`: which fields there are depends on the status, as in QEMU's `fill_source_migration_info`. */
 export function outgoingInfo(counters: OutgoingCounters, readings: OutgoingReadings): MigrationInfo {
   const { status, nowMs, error, throttlePercentage, xbzrle } = readings;
-  if (status === "failed" || status === "cancelled" || status === "cancelling" || status === "failing") {
+  if (status === "failed" || status === "failing") {
     return { status, ...(error === undefined ? {} : { "error-desc": error }) };
   }
-  if (status === "setup") return { status };
+  // That somebody cancelled it is no error.
+  if (status === "setup" || status === "cancelled") return { status };
   const { startMs, endMs, setupMs, stopMs, expectedDowntimeMs } = counters;
   const ended = status === "completed";
   return {
@@ -53,7 +54,8 @@ export function outgoingInfo(counters: OutgoingCounters, readings: OutgoingReadi
     ...(ended || expectedDowntimeMs === undefined || !Number.isFinite(expectedDowntimeMs)
       ? {}
       : { "expected-downtime": whole(expectedDowntimeMs) }),
-    ...(throttlePercentage > 0 ? { "cpu-throttle-percentage": throttlePercentage } : {}),
+    ...(ended ? {} : { remaining: readings.remainingBytes }),
+    ...(throttlePercentage > 0 && !ended ? { "cpu-throttle-percentage": throttlePercentage } : {}),
   };
 }
 

@@ -15,6 +15,8 @@ export interface MappedRamTargetOptions extends MappedRamWriterOptions {
 /** Writes a migration as a mapped-ram file. */
 export class MappedRamTarget implements OutgoingTarget {
   readonly closesPages = true;
+  /** A file says nothing: {@link finish} does. */
+  readonly hasArrived = false;
   readonly #file: CountingFile;
   readonly #writer: MappedRamWriter;
   readonly #commit: (() => Promise<void>) | undefined;

@@ -23,6 +23,8 @@ import { memoryOf, type PageSource } from "./host-memory.js";
 import { type OutgoingTarget, SLICE_BYTES } from "./outgoing-target.js";
 import type { XbzrleCache } from "./xbzrle-cache.js";
 
+const LONGEST_SLEEP_MS = 100;
+
 /** How to migrate. */
 export interface OutgoingOptions {
   readonly capabilities: Capabilities;
@@ -141,6 +143,9 @@ export class OutgoingMigration {
     if (this.#state.status !== "setup") this.#state.enter("setup");
     try {
       const sink = this.#setUp();
+      // The block list may be as long as a slice of pages.
+      await this.#target.drain();
+      this.#throwIfCancelled();
       this.#state.enter("active");
       if (this.#options.live !== false) await this.#precopy(sink);
       await this.#switchOver(sink);
@@ -207,13 +212,9 @@ export class OutgoingMigration {
   /** Rounds with the guest running, until what is left can go while it stands still. */
   async #precopy(sink: RamRecordSink): Promise<void> {
     while (true) {
-      await this.#sendSlice(sink);
-      const transferred = this.#target.transferredBytes;
-      this.#bandwidth.measure(transferred, this.#sentPages, this.#pages.remaining === 0);
-      const waitMs = this.#bandwidth.waitMs(transferred);
-      if (waitMs > 0) await this.#clock.sleep(waitMs, this.#over.signal);
-      else await this.#clock.turn();
-      this.#throwIfCancelled();
+      await this.#sendSlice(sink, this.#bandwidth.sliceBytes);
+      await this.#holdBack();
+      this.#bandwidth.measure(this.#target.transferredBytes, this.#sentPages, this.#pages.remaining === 0);
       this.#report("migrating");
       this.#noticeOtherRuns();
       if (this.#log === undefined) {
@@ -222,6 +223,19 @@ export class OutgoingMigration {
         await this.#sync(this.#log);
         if (this.#isSmallEnough()) return;
       }
+    }
+  }
+
+  /** Waits until more may be sent: a turn for everybody else at least. */
+  async #holdBack(): Promise<void> {
+    await this.#clock.turn();
+    this.#throwIfCancelled();
+    while (true) {
+      const waitMs = this.#bandwidth.waitMs(this.#target.transferredBytes);
+      if (waitMs === 0) return;
+      // In short steps: the limit may change meanwhile.
+      await this.#clock.sleep(Math.min(Math.max(waitMs, 1), LONGEST_SLEEP_MS), this.#over.signal);
+      this.#throwIfCancelled();
     }
   }
 
@@ -271,7 +285,9 @@ export class OutgoingMigration {
     const host = this.#host;
     const target = this.#target;
     await this.#stopGuest();
+    this.#throwIfCancelled();
     if (this.#options.capabilities["pause-before-switchover"]) await this.#pause();
+    this.#throwIfCancelled();
     this.#state.enter("device");
     const runCount = host.runCount;
     this.#checkBlocks();
@@ -287,17 +303,26 @@ export class OutgoingMigration {
       this.#throwIfCancelled();
     }
     target.ramSectionEnd(SectionType.END, true);
+    this.#checkStopped(runCount);
     const devices = new DeviceSectionWriter(host.machine, host.pageSize);
     devices.add(encodeGlobalState(this.#wasRunning));
     for (const device of host.saveDevices()) devices.add(device);
     this.#checkBlocks();
     if (target.closesPages) await this.#checkStillness();
+    // The last moment at which the destination cannot have the guest yet.
+    this.#checkStopped(runCount);
+    this.#throwIfCancelled();
     const bytes = devices.finish();
     target.tail(decodeStreamTail(bytes, 0), bytes);
     await target.drain();
-    this.#throwIfCancelled();
-    if (host.running || host.runCount !== runCount) throw disturbed("The guest was let go on during the switch-over");
+    if (!target.hasArrived) this.#throwIfCancelled();
+    this.#checkStopped(runCount);
     await target.finish();
+  }
+
+  #checkStopped(runCount: number): void {
+    if (!this.#host.running && this.#host.runCount === runCount) return;
+    throw disturbed("The guest was let go on during the switch-over");
   }
 
   async #stopGuest(): Promise<void> {
@@ -312,7 +337,6 @@ export class OutgoingMigration {
     this.#stoppedByUs = true;
     await host.stop();
     this.#options.onGuest?.("stopped");
-    this.#throwIfCancelled();
   }
 
   async #pause(): Promise<void> {
@@ -322,7 +346,6 @@ export class OutgoingMigration {
     this.#state.enter("pre-switchover");
     await continued;
     this.#continue = undefined;
-    this.#throwIfCancelled();
   }
 
   /** What the file has must be what memory has: nobody may write to it any more, no device either. */
@@ -332,10 +355,11 @@ export class OutgoingMigration {
     if (this.#pages.recount() > 0) throw disturbed("Guest memory was written while the guest stood still");
   }
 
-  async #sendSlice(sink: RamRecordSink): Promise<void> {
+  /** Sends the next dirty pages, up to so many bytes of them; one at least. */
+  async #sendSlice(sink: RamRecordSink, bytes = SLICE_BYTES): Promise<void> {
     const { pageSize } = this.#host;
     const source: PageSource = this.#log ?? memoryOf(this.#host);
-    const most = SLICE_BYTES / pageSize;
+    const most = Math.max(1, Math.floor(bytes / pageSize));
     for (let taken = 0; taken < most;) {
       const run = this.#pages.take(most - taken);
       if (run === undefined) break;
@@ -373,11 +397,14 @@ export class OutgoingMigration {
     this.#error = error instanceof Error ? error.message : String(error);
     if (!cancelled) this.#state.enter("failing");
     this.#target.abort();
-    if (this.#stoppedByUs) {
-      await this.#host.run();
-      this.#options.onGuest?.("resumed");
+    try {
+      if (this.#stoppedByUs) {
+        await this.#host.run();
+        this.#options.onGuest?.("resumed");
+      }
+    } finally {
+      this.#state.enter(cancelled ? "cancelled" : "failed");
     }
-    this.#state.enter(cancelled ? "cancelled" : "failed");
     return cancelled ? new CancelledError(undefined, error) : error;
   }
 

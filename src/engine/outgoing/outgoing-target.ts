@@ -22,6 +22,8 @@ export interface OutgoingTarget extends MigrationTarget {
   drain(): Promise<void>;
   /** The dirty bitmap was synchronized; `round` counts from 1. */
   beginRound(round: number): void;
+  /** The other side has said that it has loaded everything: the guest is its own from then on. */
+  readonly hasArrived: boolean;
   /**
    * Everything was handed over: makes sure that it has arrived, as far as the channel can tell. Until this returns the
    * source keeps its guest.

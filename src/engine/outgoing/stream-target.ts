@@ -1,5 +1,5 @@
 import type { ByteSink, ByteSource } from "../../channels/index.js";
-import { assert, MachineError } from "../../errors/index.js";
+import { assert, CancelledError, MachineError } from "../../errors/index.js";
 import { isZero } from "../../memory/index.js";
 import {
   ByteWriter,
@@ -55,6 +55,7 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
   readonly #xbzrle: XbzrleCache | undefined;
   /** Settled by the destination; its failure is thrown by whatever comes next. */
   readonly #shut: Promise<void> | undefined;
+  #hasShut = false;
   #refusal: unknown;
   readonly #staging = new Uint8Array(SLICE_BYTES + SLACK_BYTES);
   readonly #view = new DataView(this.#staging.buffer);
@@ -69,6 +70,8 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
   #ramId = 0;
   #round = 0;
   #sectionOpen = false;
+  #tailGiven = false;
+  #aborted = false;
   #normal = 0;
   #zero = 0;
 
@@ -79,9 +82,20 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
     this.#withReturnPath = options.returnPath !== undefined;
     if (options.returnPath === undefined) return;
     this.#shut = awaitShut(options.returnPath);
-    this.#shut.catch((error: unknown) => {
-      this.#refusal = error;
-    });
+    this.#shut.then(
+      () => {
+        this.#hasShut = true;
+        // A word that cannot be true is none.
+        if (!this.#tailGiven) this.#refusal = tooEarly();
+      },
+      (error: unknown) => {
+        this.#refusal = error;
+      },
+    );
+  }
+
+  get hasArrived(): boolean {
+    return this.#hasShut && this.#refusal === undefined;
   }
 
   get transferredBytes(): number {
@@ -162,6 +176,7 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
   }
 
   tail(_tail: StreamTail, bytes: Uint8Array): void {
+    this.#tailGiven = true;
     this.#put(bytes);
   }
 
@@ -182,7 +197,7 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
         if (bytes === staged) this.#staged = 0;
       }
     } catch (error) {
-      throw await this.#reason(error);
+      await this.#judge(error);
     }
     this.#throwRefusal();
   }
@@ -191,12 +206,16 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
     try {
       await this.#sink.end();
     } catch (error) {
-      throw await this.#reason(error);
+      await this.#judge(error);
     }
     await this.#shut;
+    this.#throwRefusal();
+    // A channel that was closed may have dropped bytes that it had taken.
+    if (this.#aborted && !this.hasArrived) throw new CancelledError();
   }
 
   abort(): void {
+    this.#aborted = true;
     void this.#sink.close().catch(() => undefined);
   }
 
@@ -260,15 +279,17 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
     if (this.#refusal !== undefined) throw this.#refusal;
   }
 
-  /** A destination that refuses says so on the return path and closes; that is the reason to report. */
-  async #reason(error: unknown): Promise<unknown> {
-    if (this.#shut === undefined || !(error instanceof MachineError) || error.code !== "connection-closed")
-      return error;
-    try {
-      await this.#shut;
-      return error;
-    } catch (refusal) {
-      return refusal;
-    }
+  /**
+   * What a channel that failed means is the destination's to say, on the return path: one that refuses says so and closes.
+   * So does one that has loaded everything, before this side has finished writing and ending: then the guest is there.
+   */
+  async #judge(error: unknown): Promise<void> {
+    if (this.#shut === undefined || !(error instanceof MachineError) || error.code !== "connection-closed") throw error;
+    await this.#shut;
+    this.#throwRefusal();
   }
+}
+
+function tooEarly(): MachineError {
+  return new MachineError("migration-failed", "The destination says that it has loaded what was not sent yet");
 }

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
 
-import { eachPiece, ShadowDirtyLog } from "../../src/engine/host.js";
-import { PageBitmap } from "../../src/memory/index.js";
-import { FakeHost } from "./fake-host.js";
+import type { ShadowDirtyLog } from "../../../src/engine/dirty-log/shadow-dirty-log.js";
+import { PageBitmap } from "../../../src/memory/index.js";
+import { FakeHost } from "../fake-host.js";
 
 const PAGE = 4096;
 
@@ -82,17 +82,4 @@ describe("ShadowDirtyLog", () => {
     });
     expect(breaths).toBeGreaterThan(1);
   });
-});
-
-test("eachPiece divides at segments and at the largest piece", () => {
-  const segments = [new Uint8Array(10), new Uint8Array(6), new Uint8Array(4)];
-  const pieces: (readonly [number, number])[] = [];
-  eachPiece(segments, 3, 15, 5, (bytes, address) => pieces.push([address, bytes.length]));
-  expect(pieces).toEqual([
-    [3, 5],
-    [8, 2],
-    [10, 5],
-    [15, 1],
-    [16, 2],
-  ]);
 });

@@ -1,0 +1,25 @@
+import { execFileSync } from "node:child_process";
+
+import { expect, test } from "vitest";
+
+/** Runs TypeScript that prints something in a Node with these options. */
+function run(options: readonly string[], code: string): string {
+  const args = [...options, "--import", "tsx", "--input-type=module", "--eval", code];
+  return execFileSync(process.execPath, args, { encoding: "utf8", cwd: import.meta.dirname });
+}
+
+const WHICH = `
+  const { createPageHasher } = await import("../../src/kernels/index.ts");
+  const hasher = createPageHasher(4096);
+  hasher.hash(new Uint8Array(8192).fill(1));
+  const [a, b, c, d, e] = hasher.hashes;
+  process.stdout.write(hasher.constructor.name + " " + (a === e && a !== b));
+`;
+
+test("pages are hashed by the kernel", () => {
+  expect(run([], WHICH)).toBe("PageHashKernel true");
+});
+
+test("a program that must not make machine code still gets its pages hashed", () => {
+  expect(run(["--jitless", "--no-expose-wasm"], WHICH)).toBe("PageHashTwin true");
+});
