@@ -14,12 +14,13 @@ import { addRestore } from "./definitions/restore.js";
 import { addSave } from "./definitions/save.js";
 import { addSend } from "./definitions/send.js";
 import { addVerify } from "./definitions/verify.js";
+import { addVm } from "./definitions/vm.js";
 import { ExitCode, exitCodeOf } from "./exit-codes.js";
 import { reportError } from "./report-error.js";
 
 /** Runs the command line and sets the process's exit code. */
 export async function runProgram(argv: readonly string[]): Promise<void> {
-  const program = buildProgram();
+  const program = buildProgram(argv[2]);
   // Whoever reads our output may stop reading (`ramport info X | head`): nothing to complain about.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code === "EPIPE") process.exit(ExitCode.fine);
@@ -38,7 +39,25 @@ export async function runProgram(argv: readonly string[]): Promise<void> {
   }
 }
 
-function buildProgram(): Command {
+/** In the order of the help. */
+const COMMANDS: ReadonlyMap<string, (program: Command) => void> = new Map([
+  ["save", addSave],
+  ["restore", addRestore],
+  ["receive", addReceive],
+  ["send", addSend],
+  ["info", addInfo],
+  ["inspect", addInspect],
+  ["verify", addVerify],
+  ["diff", addDiff],
+  ["map", addMap],
+  ["convert", addConvert],
+  ["copy", addCopy],
+  ["extract", addExtract],
+  ["vm", addVm],
+]);
+
+/** @param first What stands first on the command line: where it is a command, no other one is asked for. */
+function buildProgram(first: string | undefined): Command {
   const program = new Command("ramport")
     .description("Saves, moves, inspects and restores the memory of virtual machines.")
     .option("-V, --version", "print the version")
@@ -48,17 +67,7 @@ function buildProgram(): Command {
       "after",
       "\nExit codes: 0 fine, 1 bad file or stream, 2 wrong usage, 3 machine, QEMU or network failed, 130 cancelled.",
     );
-  addSave(program);
-  addRestore(program);
-  addReceive(program);
-  addSend(program);
-  addInfo(program);
-  addInspect(program);
-  addVerify(program);
-  addDiff(program);
-  addMap(program);
-  addConvert(program);
-  addCopy(program);
-  addExtract(program);
+  const wanted = COMMANDS.get(first ?? "");
+  for (const add of wanted === undefined ? COMMANDS.values() : [wanted]) add(program);
   return program;
 }

@@ -11,7 +11,7 @@ import type { FoundQemu, QemuVersion } from "./find-qemu.js";
 import { killAllQemus } from "./qemu.js";
 
 /** Where nobody looks at skipped tests, a missing QEMU is a failure. */
-function isQemuRequired(): boolean {
+export function isQemuRequired(): boolean {
   return [process.env.CI, process.env.RAMPORT_REQUIRE_QEMU].some(
     (value) => value !== undefined && !["", "0", "false"].includes(value),
   );

@@ -47,15 +47,21 @@ export interface GuestState {
   readonly serialText: string;
 }
 
+/** What a machine has to have for the checks: QEMUs and `ramport vm`. */
+export type GuestMachine = Pick<
+  QemuMachine,
+  "passes" | "qmp" | "serial" | "waitForMorePasses" | "waitForPass"
+>;
+
 /** Reads what a guest said so far. */
-export function guestState(machine: QemuMachine): GuestState {
+export function guestState(machine: GuestMachine): GuestState {
   const last = machine.passes().at(-1);
   expect(last).toBeDefined();
   return { last: last!, serialText: machine.serial.text };
 }
 
 /** The same guest runs here: it checks its memory for some passes and finds it right, and it has lost no pass. */
-export async function expectGoesOn(destination: QemuMachine, before: GuestState, passes = 4): Promise<void> {
+export async function expectGoesOn(destination: GuestMachine, before: GuestState, passes = 4): Promise<void> {
   const report = await destination.waitForPass(before.last.pass + passes);
   expect(report.id).toBe(before.last.id);
   expect(destination.serial.startId).toBeUndefined();
@@ -64,13 +70,13 @@ export async function expectGoesOn(destination: QemuMachine, before: GuestState,
 }
 
 /** The guest that was to be saved runs on where it is. */
-export async function expectRunsOn(machine: QemuMachine, passes = 3): Promise<void> {
+export async function expectRunsOn(machine: GuestMachine, passes = 3): Promise<void> {
   expect(await statusOf(machine)).toBe("running");
   await machine.waitForMorePasses(passes);
 }
 
 /** Nothing of the guest runs. */
-export async function expectStandsStill(machine: QemuMachine, status: string): Promise<void> {
+export async function expectStandsStill(machine: GuestMachine, status: string): Promise<void> {
   expect(await statusOf(machine)).toBe(status);
   const before = machine.serial.text;
   await sleep(400);
@@ -78,13 +84,13 @@ export async function expectStandsStill(machine: QemuMachine, status: string): P
 }
 
 /** The run state's name. */
-export async function statusOf(machine: QemuMachine): Promise<string> {
+export async function statusOf(machine: GuestMachine): Promise<string> {
   return ((await machine.qmp("query-status")) as { status: string }).status;
 }
 
 /** The migration's state, and how much it has moved. */
 export async function migrationOf(
-  machine: QemuMachine,
+  machine: GuestMachine,
 ): Promise<{ readonly status: string; readonly transferred: number; readonly passes: number }> {
   const answer = (await machine.qmp("query-migrate")) as {
     status?: string;
@@ -98,7 +104,7 @@ export async function migrationOf(
 }
 
 /** Waits until a migration has moved that much, and is not at its end. */
-export async function waitForTransfer(machine: QemuMachine, bytes: number, run?: CliRun): Promise<void> {
+export async function waitForTransfer(machine: GuestMachine, bytes: number, run?: CliRun): Promise<void> {
   for (;;) {
     const { status, transferred } = await migrationOf(machine);
     expect(["none", "setup", "active"], run?.stderr).toContain(status);
@@ -109,7 +115,7 @@ export async function waitForTransfer(machine: QemuMachine, bytes: number, run?:
 }
 
 /** Polls until a migration has come to its end, and says how. */
-export async function migrationEnd(machine: QemuMachine): Promise<string> {
+export async function migrationEnd(machine: GuestMachine): Promise<string> {
   for (;;) {
     const { status } = await migrationOf(machine);
     if (["completed", "failed", "cancelled"].includes(status)) return status;
@@ -118,25 +124,25 @@ export async function migrationEnd(machine: QemuMachine): Promise<string> {
 }
 
 /** Capabilities and parameters, to compare before and after. */
-export async function migrationSettings(machine: QemuMachine): Promise<unknown> {
+export async function migrationSettings(machine: GuestMachine): Promise<unknown> {
   return [await machine.qmp("query-migrate-capabilities"), await machine.qmp("query-migrate-parameters")];
 }
 
 /** Sets capabilities of QEMU's. */
-export async function setCapabilities(machine: QemuMachine, ...names: readonly string[]): Promise<void> {
+export async function setCapabilities(machine: GuestMachine, ...names: readonly string[]): Promise<void> {
   await machine.qmp("migrate-set-capabilities", {
     capabilities: names.map((capability) => ({ capability, state: true })),
   });
 }
 
 /** Loads a mapped-ram file as QEMU does it alone, without ramport. */
-export async function loadWithQemuAlone(machine: QemuMachine, path: string): Promise<void> {
+export async function loadWithQemuAlone(machine: GuestMachine, path: string): Promise<void> {
   await setCapabilities(machine, "mapped-ram");
   await machine.qmp("migrate-incoming", { uri: `file:${path}` });
 }
 
 /** Saves into a mapped-ram file as QEMU does it alone, without ramport. */
-export async function saveWithQemuAlone(machine: QemuMachine, path: string): Promise<void> {
+export async function saveWithQemuAlone(machine: GuestMachine, path: string): Promise<void> {
   await setCapabilities(machine, "mapped-ram");
   await machine.qmp("migrate", { uri: `file:${path}` });
 }

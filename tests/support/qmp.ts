@@ -25,12 +25,13 @@ export class HarnessQmp {
   readonly events: QmpMessage[] = [];
   readonly #socket: Socket;
   readonly #pending: Pending[] = [];
+  readonly #eventWaiters: Pending[] = [];
 
   private constructor(socket: Socket) {
     this.#socket = socket;
     const fail = (error?: Error): void => {
       const lost = new MachineError("connection-closed", "The harness lost its QMP connection", {}, error);
-      for (const { reject } of this.#pending.splice(0)) reject(lost);
+      for (const { reject } of [...this.#pending.splice(0), ...this.#eventWaiters.splice(0)]) reject(lost);
     };
     socket.on("error", fail).on("close", () => fail());
     createInterface({ input: socket })
@@ -62,14 +63,23 @@ export class HarnessQmp {
     });
   }
 
+  /** Resolves when one more event has come; rejects when there can be none. */
+  async nextEvent(): Promise<void> {
+    if (this.#socket.destroyed)
+      throw new MachineError("connection-closed", "The harness has no QMP connection");
+    await new Promise((resolve, reject) => this.#eventWaiters.push({ resolve, reject }));
+  }
+
   /** Closes the connection. */
   close(): void {
     this.#socket.destroy();
   }
 
   #take(message: QmpMessage): void {
-    if ("event" in message) this.events.push(message);
-    else if ("return" in message) this.#pending.shift()?.resolve(message.return);
+    if ("event" in message) {
+      this.events.push(message);
+      for (const { resolve } of this.#eventWaiters.splice(0)) resolve(undefined);
+    } else if ("return" in message) this.#pending.shift()?.resolve(message.return);
     else if ("error" in message) {
       this.#pending
         .shift()

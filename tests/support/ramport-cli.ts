@@ -7,6 +7,7 @@
 import { spawn } from "node:child_process";
 import type { ChildProcess, StdioOptions } from "node:child_process";
 import { existsSync } from "node:fs";
+import type { Socket } from "node:net";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -36,8 +37,11 @@ export interface CliOptions {
   readonly stdin?: "ignore" | "pipe" | number;
   /** Standard output; the default is collected. A number is a descriptor of this process. */
   readonly stdout?: "pipe" | number;
-  /** Descriptors of this process that become 3, 4, ...; "pipe" makes a socket, whose other end is in `process.stdio`. */
-  readonly inherit?: readonly (number | "pipe")[];
+  /**
+   * Descriptors of this process, or sockets, that become 3, 4, ...; "pipe" makes a socket, whose other end is in
+   * `process.stdio`.
+   */
+  readonly inherit?: readonly (number | "pipe" | Socket)[];
   /** What comes before it on the command line, such as `prlimit --fsize=4096`. */
   readonly wrapper?: readonly string[];
   readonly cwd?: string;

@@ -9,42 +9,67 @@ import {
   type MigrationHost,
   ShadowDirtyLog,
 } from "../../engine/host.js";
-import { assert, FormatError, MachineError } from "../../errors/index.js";
+import { HashDirtyLog } from "../../engine/dirty-log/hash-dirty-log.js";
+import { assert, MachineError, UsageError } from "../../errors/index.js";
+import { DutyCycle } from "./duty-cycle.js";
 import { internalsOf, type V86Machine } from "./internals.js";
-import {
-  checkVersion,
-  decodeState,
-  restoreStateWithoutMemory,
-  saveStateWithoutMemory,
-  V86_SECTION,
-  V86_STATE_VERSION,
-} from "./state.js";
+import { SharedMemory, type SharedMemoryOptions } from "./shared-memory.js";
+import { clearTscOffset } from "./time-stamp-counter.js";
+import { readSections, restoreTree, saveSections } from "./state.js";
+
+/** What a machine is besides its emulator. */
+export interface V86AttachOptions {
+  /** How changed pages are found: by a copy of all memory (the default), or by 16 bytes a page, which takes longer. */
+  readonly dirtyLog?: "shadow" | "hash";
+  /** 16 bytes: with `validate-uuid` a migration from another machine is refused. */
+  readonly uuid?: Uint8Array;
+}
 
 /** Options of {@link V86Host.create}. */
-export interface V86HostOptions {
+export interface V86HostOptions extends V86AttachOptions {
   /** Bytes of RAM: a multiple of 128 KiB, at least 1 MiB. */
   readonly memoryBytes: number;
   /** Bytes of video memory; default 1 MiB. */
   readonly videoMemoryBytes?: number;
   /** A Multiboot image that is started without any BIOS. */
   readonly multiboot?: Uint8Array;
+  /** A file that is the guest's RAM, for `x-ignore-shared`. Linux, with the optional package `koffi`. */
+  readonly sharedMemory?: SharedMemoryOptions;
   /** More of v86's own options: disks, a BIOS, network. A machine is restored with those that it was saved with. */
   readonly v86?: V86Options;
 }
 
 const DEFAULT_VIDEO_MEMORY = 1 << 20;
+/** v86 rounds everything else: a machine would be of another size than it was asked for. */
+const MEMORY_UNIT = 128 << 10;
+const LEAST_MEMORY = 1 << 20;
+const LEAST_MEMORY_WITH_INITRD = 64 << 20;
+const MOST_MEMORY = 2 ** 31 - MEMORY_UNIT;
+/** Serial ports that v86 can have. */
+export const SERIAL_PORTS = 4;
 
 /** A v86 emulator in this process, as a machine that can be saved and restored. */
 export class V86Host implements MigrationHost {
   readonly machine = "v86";
   readonly pageSize = 4096;
+  readonly uuid?: Uint8Array;
   /** The emulator itself. */
   readonly emulator: V86;
   readonly #machine: V86Machine;
+  readonly #dutyCycle: DutyCycle;
+  readonly #dirtyLog: "shadow" | "hash";
+  readonly #sharedMemory: SharedMemory | undefined;
+  #runCount = 0;
+  #stopping: Promise<void> | undefined;
 
-  private constructor(emulator: V86, machine: V86Machine) {
+  private constructor(emulator: V86, options: V86AttachOptions, sharedMemory?: SharedMemoryOptions) {
     this.emulator = emulator;
-    this.#machine = machine;
+    this.#machine = internalsOf(emulator);
+    this.#dutyCycle = new DutyCycle(this.#machine);
+    if (options.uuid !== undefined) this.uuid = options.uuid;
+    this.#dirtyLog = options.dirtyLog ?? "shadow";
+    this.#sharedMemory =
+      sharedMemory === undefined ? undefined : SharedMemory.map(this.#machine.cpu, sharedMemory);
   }
 
   /**
@@ -52,16 +77,18 @@ export class V86Host implements MigrationHost {
    *
    * @throws UsageError when it is not loaded; MachineError `not-capable` when this v86 is none that ramport knows.
    */
-  static attach(emulator: V86): V86Host {
-    return new V86Host(emulator, internalsOf(emulator));
+  static attach(emulator: V86, options: V86AttachOptions = {}): V86Host {
+    return new V86Host(emulator, options);
   }
 
   /**
    * Makes an emulator without screen, keyboard and network. It stands still until {@link run}.
    *
-   * @throws MachineError `not-capable` when the package v86 is not installed or is none that ramport knows.
+   * @throws UsageError for a memory size that v86 cannot have; MachineError `not-capable` when the package v86 is not
+   *   installed or is none that ramport knows, or when its memory cannot be shared.
    */
   static async create(options: V86HostOptions): Promise<V86Host> {
+    checkMemorySize(options);
     const { V86: Emulator } = await importV86();
     const { multiboot } = options;
     const emulator = new Emulator({
@@ -74,81 +101,133 @@ export class V86Host implements MigrationHost {
       // v86 makes a network card unless it is told of a kind that it does not have.
       net_device: { type: "none" as "ne2k" },
       ...(multiboot === undefined ? {} : { multiboot: { buffer: multiboot.slice().buffer } }),
+      // A network card stays the one that the guest knows.
+      preserve_mac_from_state_image: true,
       ...options.v86,
       autostart: false,
     });
     await new Promise<void>((resolve) => emulator.add_listener("emulator-loaded", () => resolve()));
-    return V86Host.attach(emulator);
+    try {
+      return new V86Host(emulator, options, options.sharedMemory);
+    } catch (error) {
+      await emulator.destroy();
+      throw error;
+    }
   }
 
   get running(): boolean {
     return this.emulator.is_running();
   }
 
+  get runCount(): number {
+    return this.#runCount;
+  }
+
   ramBlocks(): readonly HostRamBlock[] {
+    this.#sharedMemory?.check();
     const { mem8, devices } = this.#machine.cpu;
-    return [block("pc.ram", mem8), block("vga.vram", devices.vga.svga_memory)];
+    const ram = block("pc.ram", mem8);
+    return [
+      this.#sharedMemory === undefined ? ram : { ...ram, shared: true },
+      block("vga.vram", devices.vga.svga_memory),
+    ];
   }
 
-  run(): Promise<void> {
-    return this.emulator.run();
+  async run(): Promise<void> {
+    // An emulator that is told to run while it stops never says that it stopped.
+    await this.#stopping;
+    if (this.running) return;
+    this.#runCount++;
+    await this.emulator.run();
   }
 
-  stop(): Promise<void> {
-    return this.emulator.stop();
+  async stop(): Promise<void> {
+    if (!this.running) return;
+    this.#stopping ??= this.#stopEmulator();
+    await this.#stopping;
   }
 
-  /** v86 cannot say what its guest writes to, so pages are compared; see {@link ShadowDirtyLog} for what that costs. */
+  async #stopEmulator(): Promise<void> {
+    const stopped = this.emulator.stop();
+    // It would look only after the time that an idle guest, or a throttled one, waits for.
+    this.#dutyCycle.wake();
+    await stopped;
+    this.#stopping = undefined;
+  }
+
+  throttle(percent: number): void {
+    this.#dutyCycle.set(percent);
+    if (this.running) this.#dutyCycle.wake();
+  }
+
+  /**
+   * Starts the machine again as if it was switched off and on; memory stays.
+   *
+   * @throws MachineError `not-capable` when it has no BIOS that could start it.
+   */
+  reset(): void {
+    if (this.#machine.cpu.bios.main === undefined) {
+      throw new MachineError(
+        "not-capable",
+        "This machine cannot be reset: it has no BIOS that starts it again",
+      );
+    }
+    clearTscOffset(this.#machine.cpu);
+    this.emulator.restart();
+  }
+
+  /** v86 cannot say what its guest writes to, so pages are compared; {@link ShadowDirtyLog} says what that costs. */
   startDirtyLog(): DirtyLog {
-    return new ShadowDirtyLog(() => this.ramBlocks(), this.pageSize);
+    const Log = this.#dirtyLog === "hash" ? HashDirtyLog : ShadowDirtyLog;
+    return new Log(() => this.ramBlocks(), this.pageSize);
   }
 
   saveDevices(): readonly DeviceState[] {
     assert(!this.running, "devices of a running v86");
-    const payload = saveStateWithoutMemory(this.#machine);
-    const fields = [{ name: "state", type: "buffer", size: payload.length }];
-    return [{ name: V86_SECTION, instance: 0, version: V86_STATE_VERSION, payload, fields }];
+    return saveSections(this.#machine);
   }
 
   checkDevices(devices: readonly DeviceState[]): void {
-    const state = decodeState(onlySection(devices).payload);
-    if (state.memoryBytes !== this.#machine.cpu.mem8.length || state.packedBytes !== 0) {
-      throw new FormatError("inconsistent", "The device state is of a v86 with other memory", {
-        section: V86_SECTION,
-        expected: this.#machine.cpu.mem8.length,
-        actual: state.memoryBytes,
-      });
-    }
-    const own = decodeState(saveStateWithoutMemory(this.#machine)).devices;
-    if (own.size === state.devices.size && [...own].every((name) => state.devices.has(name))) return;
-    throw new FormatError("inconsistent", "The file is of a v86 with other devices", {
-      section: V86_SECTION,
-      expected: [...own].join(", "),
-      actual: [...state.devices].join(", "),
-      hint: "create the machine with the options that it was saved with",
-    });
+    readSections(this.#machine, devices);
   }
 
   loadDevices(devices: readonly DeviceState[]): void {
     assert(!this.running, "devices of a running v86");
-    restoreStateWithoutMemory(this.#machine, onlySection(devices).payload);
+    restoreTree(this.#machine, readSections(this.#machine, devices));
   }
 
   /**
-   * Hears the first serial port.
+   * Hears a serial port, the first one unless another is asked for.
    *
    * @param listener Gets one character at a time.
    * @returns A function that ends it.
    */
-  onSerial(listener: (text: string) => void): () => void {
-    const hear = (byte: number): void => listener(String.fromCharCode(byte));
-    this.emulator.add_listener("serial0-output-byte", hear);
-    return () => this.emulator.remove_listener("serial0-output-byte", hear);
+  onSerial(listener: (text: string) => void, port = 0): () => void {
+    return this.onSerialByte((byte) => listener(String.fromCharCode(byte)), port);
+  }
+
+  /** Like {@link onSerial}, with bytes. */
+  onSerialByte(listener: (byte: number) => void, port = 0): () => void {
+    const event = SERIAL_OUTPUT[port];
+    assert(event !== undefined, `no serial port ${port}`);
+    this.emulator.add_listener(event, listener);
+    return () => this.emulator.remove_listener(event, listener);
   }
 
   /** Types into the first serial port. */
   sendSerial(text: string): void {
     this.emulator.serial0_send(text);
+  }
+
+  /** Sends bytes into a serial port. */
+  sendSerialBytes(bytes: Uint8Array, port = 0): void {
+    this.emulator.serial_send_bytes(port, bytes);
+  }
+
+  /** How many bytes a serial port was sent that the guest has not read yet: there is no bound but the sender's. */
+  serialBacklog(port = 0): number {
+    const { uart0, uart1, uart2, uart3 } = this.#machine.cpu.devices;
+    return [uart0, uart1, uart2, uart3][port]?.input.length ?? 0;
   }
 
   /** Stops the guest and gives the emulator's resources back. */
@@ -157,20 +236,25 @@ export class V86Host implements MigrationHost {
   }
 }
 
-function block(name: string, view: Uint8Array): HostRamBlock {
-  return { name, usedLength: view.length, segments: [view.subarray(0)] };
+const SERIAL_OUTPUT = [
+  "serial0-output-byte",
+  "serial1-output-byte",
+  "serial2-output-byte",
+  "serial3-output-byte",
+] as const;
+
+function checkMemorySize({ memoryBytes, v86 }: V86HostOptions): void {
+  const least = v86?.initrd === undefined ? LEAST_MEMORY : LEAST_MEMORY_WITH_INITRD;
+  if (memoryBytes % MEMORY_UNIT === 0 && memoryBytes >= least && memoryBytes <= MOST_MEMORY) return;
+  throw new UsageError("A v86 cannot have this much memory", {
+    expected: `a multiple of ${MEMORY_UNIT >> 10} KiB from ${least >> 20} MiB to 2047 MiB`,
+    actual: `${memoryBytes} bytes`,
+    ...(v86?.initrd === undefined ? {} : { hint: "an initial RAM disk needs at least 64 MiB" }),
+  });
 }
 
-function onlySection(devices: readonly DeviceState[]): DeviceState {
-  const [device, second] = devices;
-  if (device?.name !== V86_SECTION || device.instance !== 0 || second !== undefined) {
-    throw new FormatError("inconsistent", "The file has other device sections than a v86", {
-      expected: V86_SECTION,
-      actual: devices.map(({ name }) => name).join(", "),
-    });
-  }
-  checkVersion(device.version);
-  return device;
+function block(name: string, view: Uint8Array): HostRamBlock {
+  return { name, usedLength: view.length, segments: [view.subarray(0)] };
 }
 
 async function importV86(): Promise<typeof import("v86")> {

@@ -4,5 +4,6 @@
  *
  * @module
  */
-export { V86Host, type V86HostOptions } from "./host.js";
-export { V86_STATE_VERSION } from "./state.js";
+export { SERIAL_PORTS, V86Host, type V86AttachOptions, type V86HostOptions } from "./host.js";
+export type { SharedMemoryOptions } from "./shared-memory.js";
+export { V86_STATE_VERSION } from "./state-tree.js";

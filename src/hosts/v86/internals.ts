@@ -9,6 +9,7 @@
 import type { V86 } from "v86";
 
 import { MachineError, UsageError } from "../../errors/index.js";
+import type { TimeStampCounter } from "./time-stamp-counter.js";
 
 /** `CPU.pack_memory`'s result: pages with content one after the other, and a bitmap of which these are. */
 export interface PackedMemory {
@@ -28,14 +29,23 @@ export interface PciBar {
   readonly entries?: readonly unknown[];
 }
 
+/** A serial port; what it is sent waits in `input` until the guest reads it. */
+export interface V86Uart {
+  readonly input: number[];
+}
+
 /** v86's `CPU`. */
-export interface V86Cpu extends Registers {
+export interface V86Cpu extends Registers, TimeStampCounter {
   /**
    * Guest RAM. In Node a Proxy that makes a new view for each access, because the memory behind it moves when it grows:
    * `subarray` gives a real array, good until then.
    */
   readonly mem8: Uint8Array;
   readonly devices: {
+    readonly uart0?: V86Uart;
+    readonly uart1?: V86Uart;
+    readonly uart2?: V86Uart;
+    readonly uart3?: V86Uart;
     /** Memory of the video card, a Proxy like `mem8`. */
     readonly vga: { svga_memory: Uint8Array };
     /** By PCI id; a device lacks those of its bars that it has no use for. */
@@ -43,6 +53,12 @@ export interface V86Cpu extends Registers {
       readonly devices: readonly ({ readonly pci_bars: (PciBar | undefined)[] } | undefined)[];
     };
   };
+  /** Images that start the machine; `main` is undefined where a Multiboot image is started without. */
+  readonly bios: { readonly main?: ArrayBuffer };
+  /** The WebAssembly memory that all of the above are views of. */
+  readonly wasm_memory: { readonly buffer: ArrayBufferLike };
+  /** Runs the guest for about a millisecond; returns for how many it has nothing to do. */
+  main_loop: () => number;
   /** Called by `get_state`. */
   pack_memory(): PackedMemory;
   /** Called by `set_state`: clears all memory, then puts the packed pages back. */
@@ -52,6 +68,10 @@ export interface V86Cpu extends Registers {
 /** v86's inner machine, `emulator.v86`: synchronous where the outer one is not. */
 export interface V86Machine {
   readonly cpu: V86Cpu;
+  /** Plans the next turn of the main loop, in so many milliseconds; an earlier plan is void. */
+  next_tick(delayMs: number): void;
+  /** How a planned turn is waited for. */
+  yield(delayMs: number, tick: number): void;
   save_state(): ArrayBuffer;
   /** Throws an error of its own for a state it does not like, maybe after having loaded a part of it. */
   restore_state(state: ArrayBuffer): void;
@@ -73,8 +93,15 @@ export function internalsOf(emulator: V86): V86Machine {
   const found: Record<string, boolean> = {
     save_state: typeof v86.save_state === "function",
     restore_state: typeof v86.restore_state === "function",
+    next_tick: typeof v86.next_tick === "function",
+    yield: typeof v86.yield === "function",
+    main_loop: typeof cpu.main_loop === "function",
+    wasm_memory: cpu.wasm_memory?.buffer !== undefined,
     pack_memory: typeof cpu.pack_memory === "function",
     unpack_memory: typeof cpu.unpack_memory === "function",
+    set_tsc: typeof cpu.set_tsc === "function",
+    store_current_tsc: typeof cpu.store_current_tsc === "function",
+    "uart0.input": Array.isArray(cpu.devices?.uart0?.input),
     "vga.svga_memory": cpu.devices?.vga.svga_memory !== undefined,
     "pci.devices": Array.isArray(cpu.devices?.pci.devices),
   };

@@ -1,0 +1,212 @@
+import fs from "node:fs";
+
+import { describe, expect, test } from "vitest";
+
+import { FormatError, MachineError } from "../../src/errors/index.js";
+import type { MachineEvent } from "../../src/monitor/index.js";
+import { type MachineEnd, VirtualMachine, type VirtualMachineOptions } from "../../src/vm/index.js";
+import { FakeHost } from "../engine/fake-host.js";
+import { useWorkDir } from "../support/work-dir.js";
+
+const workDir = useWorkDir();
+
+class ResettableFake extends FakeHost {
+  reset(): void {
+    this.calls.push("reset");
+  }
+}
+
+interface Made {
+  readonly host: ResettableFake;
+  readonly machine: VirtualMachine;
+  readonly events: string[];
+}
+
+function make(options: Partial<VirtualMachineOptions> = {}): Made {
+  const host = new ResettableFake();
+  const machine = new VirtualMachine(host, { memoryBytes: 2 << 20, incoming: false, ...options });
+  const events: string[] = [];
+  machine.onEvent((event) => events.push(describeEvent(event)));
+  return { host, machine, events };
+}
+
+function describeEvent(event: MachineEvent): string {
+  if (event.name === "MIGRATION") return event.data.status;
+  return event.name === "MIGRATION_PASS" ? `pass ${event.data.pass}` : event.name;
+}
+
+async function statusReaches(machine: VirtualMachine, ...statuses: string[]): Promise<void> {
+  while (!statuses.includes(machine.migration.info().status ?? "none"))
+    await new Promise((resolve) => setImmediate(resolve));
+}
+
+describe("run states", () => {
+  test("a new machine stands in prelaunch, and is stopped and let go on", async () => {
+    const { host, machine, events } = make();
+    expect(machine.runState).toBe("prelaunch");
+    await machine.stop();
+    expect(machine.runState).toBe("prelaunch");
+    await machine.cont();
+    await machine.cont();
+    expect([machine.runState, host.running]).toEqual(["running", true]);
+    await machine.stop();
+    await machine.stop();
+    expect([machine.runState, host.running]).toEqual(["paused", false]);
+    machine.reset();
+    expect(events).toEqual(["RESUME", "STOP", "RESET"]);
+  });
+
+  test("it ends by its monitor", async () => {
+    const { machine, events } = make();
+    machine.quit();
+    machine.shutDown({ reason: "host-signal" });
+    expect(await machine.ended).toEqual({ reason: "host-qmp-quit" } satisfies MachineEnd);
+    expect(events).toEqual(["SHUTDOWN"]);
+  });
+});
+
+describe("an outgoing migration", () => {
+  test("takes the machine from running over finish-migrate to postmigrate, and cont back", async () => {
+    const { host, machine, events } = make();
+    machine.migration.setCapabilities({ "pause-before-switchover": true, "mapped-ram": true });
+    await machine.cont();
+    await machine.migration.migrate({ uri: `file:${workDir.file("vm.ram")}` });
+    expect(machine.runState).toBe("running");
+    await statusReaches(machine, "pre-switchover");
+    expect(machine.runState).toBe("finish-migrate");
+    await expect(machine.cont()).rejects.toThrow(/migration process in progress/);
+    machine.migration.continue("pre-switchover");
+    await statusReaches(machine, "completed");
+    expect([machine.runState, host.running]).toEqual(["postmigrate", false]);
+    await machine.cont();
+    expect([machine.runState, host.running]).toEqual(["running", true]);
+    expect(events).toEqual(["RESUME", "STOP", "RESUME"]);
+    await machine.stop();
+  });
+
+  test("of a stopped guest goes the same way without events", async () => {
+    const { machine, events } = make();
+    machine.migration.setCapabilities({ "mapped-ram": true });
+    await machine.migration.migrate({ uri: `file:${workDir.file("vm.ram")}` });
+    await statusReaches(machine, "completed");
+    expect(machine.runState).toBe("postmigrate");
+    expect(events).toEqual([]);
+  });
+
+  test.each([
+    ["runs on", false, "running"],
+    ["stays stopped when that was asked for meanwhile", true, "paused"],
+  ])("that is cancelled at the switch-over: the guest %s", async (_, stop, state) => {
+    const { host, machine, events } = make();
+    machine.migration.setCapabilities({ "pause-before-switchover": true, "mapped-ram": true, events: true });
+    await machine.cont();
+    await machine.migration.migrate({ uri: `file:${workDir.file("vm.ram")}` });
+    await statusReaches(machine, "pre-switchover");
+    if (stop) await machine.stop();
+    machine.migration.cancel();
+    await statusReaches(machine, "cancelled");
+    expect([machine.runState, host.running]).toEqual([state, !stop]);
+    expect(events.filter((event) => !event.startsWith("pass"))).toEqual([
+      ...["RESUME", "setup", "active", "STOP", "pre-switchover", "cancelling"],
+      ...(stop ? [] : ["RESUME"]),
+      "cancelled",
+    ]);
+    expect(events).toContain("pass 2");
+    await machine.stop();
+  });
+
+  test("to nobody fails after the command was answered, and a bad file fails the command", async () => {
+    const { machine } = make();
+    await machine.cont();
+    await machine.migration.migrate({ uri: `unix:${workDir.file("nobody")}` });
+    await statusReaches(machine, "failed");
+    expect(machine.migration.info()["error-desc"]).toMatch(/nobody/);
+    await expect(machine.migration.migrate({ uri: "file:/nowhere/x" })).rejects.toThrow(MachineError);
+    await expect(machine.migration.migrate({ uri: "unix:" })).rejects.toThrow();
+    expect(machine.runState).toBe("running");
+    await machine.stop();
+  });
+});
+
+describe("an incoming migration", () => {
+  /** A file of a guest that ran, or stood still. */
+  async function saved(running: boolean): Promise<{ readonly file: string; readonly memory: Buffer }> {
+    const { host, machine } = make();
+    host.ram[0]?.fill(7);
+    machine.migration.setCapabilities({ "mapped-ram": true });
+    if (running) await machine.cont();
+    const file = workDir.file(`${running}.ram`);
+    await machine.migration.migrate({ uri: `file:${file}` });
+    await statusReaches(machine, "completed");
+    return { file, memory: host.memory() };
+  }
+
+  test.each([
+    ["ran", "starts", true, undefined, "running"],
+    ["ran", "waits with -S", true, false, "paused"],
+    ["stood still", "stands still", false, undefined, "paused"],
+  ])("of a guest that %s: it %s", async (_, __, ran, autostart, state) => {
+    const { file, memory } = await saved(ran);
+    const { host, machine, events } = make({
+      incoming: true,
+      ...(autostart === undefined ? {} : { autostart }),
+    });
+    machine.migration.setCapabilities({ "mapped-ram": true, events: true });
+    expect(machine.runState).toBe("inmigrate");
+    await machine.incoming({ uri: `file:${file}` }, true);
+    await statusReaches(machine, "completed");
+    expect(machine.runState).toBe(state);
+    expect(host.running).toBe(state === "running");
+    expect(host.memory().equals(memory)).toBe(true);
+    expect(events).toEqual(["setup", "active", ...(state === "running" ? ["RESUME"] : []), "completed"]);
+    await expect(machine.incoming({ uri: `file:${file}` }, true)).rejects.toThrow();
+    // What came can go on by itself.
+    await machine.migration.migrate({ uri: `file:${workDir.file("next.ram")}` });
+    await statusReaches(machine, "completed");
+    expect(machine.runState).toBe("postmigrate");
+  });
+
+  test("stop and cont say beforehand what the guest will do", async () => {
+    const { file } = await saved(true);
+    for (const last of ["stop", "cont"] as const) {
+      const { machine, events } = make({ incoming: true });
+      machine.migration.setCapabilities({ "mapped-ram": true });
+      await machine[last === "stop" ? "cont" : "stop"]();
+      await machine[last]();
+      expect([machine.runState, events]).toEqual(["inmigrate", []]);
+      await machine.incoming({ uri: `file:${file}` }, true);
+      await statusReaches(machine, "completed");
+      expect(machine.runState).toBe(last === "stop" ? "paused" : "running");
+      await machine.stop();
+    }
+  });
+
+  test("that fails ends the machine, unless it was told not to", async () => {
+    const file = workDir.file("bad.ram");
+    fs.writeFileSync(file, Buffer.alloc(8192, 1));
+    const ends = make({ incoming: true });
+    await ends.machine.incoming({ uri: `file:${file}` }, true);
+    expect(await ends.machine.ended).toMatchObject({
+      reason: "host-error",
+      error: expect.any(FormatError) as Error,
+    });
+    const stays = make({ incoming: true });
+    await stays.machine.incoming({ uri: `file:${file}` }, false);
+    await statusReaches(stays.machine, "failed");
+    expect(stays.machine.runState).toBe("inmigrate");
+    expect(stays.machine.migration.info()["error-desc"]).toBeDefined();
+    expect(stays.events).toEqual([]);
+  });
+
+  test("that cannot begin fails the command only", async () => {
+    const { machine } = make({ incoming: true });
+    await expect(machine.incoming({ uri: "file:/nowhere" }, true)).rejects.toThrow(/does not exist/);
+    expect(machine.runState).toBe("inmigrate");
+    const { file } = await saved(true);
+    machine.migration.setCapabilities({ "mapped-ram": true });
+    await machine.incoming({ uri: `file:${file}` }, true);
+    await statusReaches(machine, "completed");
+    expect(machine.runState).toBe("running");
+    await machine.stop();
+  });
+});
