@@ -1,4 +1,5 @@
 import { FormatError } from "../errors/index.js";
+import type { Configuration } from "./configuration.js";
 import { Limits } from "./constants.js";
 import { type Json, layOutJson } from "./json-layout.js";
 
@@ -88,8 +89,38 @@ export function describeCapabilities(text: string, capabilities: readonly string
   });
 }
 
+/** How QEMU's own description shows a CONFIGURATION section: its readers need it to find the end of the section. */
+export function describeConfiguration({ machine, targetPageBits, capabilities, uuid }: Configuration): Json {
+  const subsections = [
+    ...(targetPageBits === undefined ? [] : [pageBitsSubsection]),
+    ...(capabilities.length === 0 ? [] : [capabilitiesSubsection(capabilities)]),
+    ...(uuid === undefined ? [] : [uuidSubsection]),
+  ];
+  return {
+    vmsd_name: "configuration",
+    version: 1,
+    fields: [
+      { name: "len", type: "uint32", size: 4 },
+      { name: "name", type: "buffer", size: new TextEncoder().encode(machine).length },
+    ],
+    ...(subsections.length === 0 ? {} : { subsections }),
+  };
+}
+
 const CAPABILITIES = "configuration/capabilities";
 const PAGE_BITS = "configuration/target-page-bits";
+
+const pageBitsSubsection: Json = {
+  vmsd_name: PAGE_BITS,
+  version: 1,
+  fields: [{ name: "target_page_bits", type: "uint32", size: 4 }],
+};
+
+const uuidSubsection: Json = {
+  vmsd_name: "configuration/uuid",
+  version: 1,
+  fields: [{ name: "uuid.data", array_len: 16, type: "uint8", size: 1 }],
+};
 
 function capabilitiesSubsection(capabilities: readonly string[]): Json {
   // Each element is a length byte and the name. QEMU's writer notes the first one's size for all of them.

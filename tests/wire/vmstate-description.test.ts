@@ -3,8 +3,10 @@ import { describe, expect, test } from "vitest";
 
 import {
   describeCapabilities,
+  describeConfiguration,
   endsWithDescription,
   examineStreamTail,
+  layOutJson,
   Limits,
   parseVmstateDescription,
 } from "../../src/wire/index.js";
@@ -122,6 +124,27 @@ describe("describeCapabilities", () => {
     ]) {
       expect(describeCapabilities(text, ["mapped-ram"])).toBe(text);
     }
+  });
+});
+
+describe("describeConfiguration", () => {
+  const FIELDS =
+    '"vmsd_name": "configuration", "version": 1, "fields": [{"name": "len", "type": "uint32", "size": 4}, {"name": "name", "type": "buffer", "size": 14}]';
+
+  test("is what QEMU 11.1 writes with x-ignore-shared and validate-uuid", () => {
+    const configuration = {
+      machine: "pc-i440fx-11.1",
+      capabilities: ["x-ignore-shared"],
+      uuid: new Uint8Array(16),
+    };
+    expect(layOutJson(describeConfiguration(configuration))).toBe(
+      `{${FIELDS}, "subsections": [{"vmsd_name": "configuration/capabilities", "version": 1, "fields": [{"name": "caps_count", "type": "uint32", "size": 4}, {"name": "capabilities", "type": "capability", "size": 16}]}, {"vmsd_name": "configuration/uuid", "version": 1, "fields": [{"name": "uuid.data", "array_len": 16, "type": "uint8", "size": 1}]}]}`,
+    );
+  });
+
+  test("without them there are no subsections", () => {
+    const described = describeConfiguration({ machine: "pc-i440fx-11.1", capabilities: [] });
+    expect(layOutJson(described)).toBe(`{${FIELDS}}`);
   });
 });
 

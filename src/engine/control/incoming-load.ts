@@ -115,7 +115,6 @@ export class IncomingLoad {
     const { signal } = this.#over;
     const rules: IncomingRules = {
       ignoreShared: capabilities["x-ignore-shared"],
-      validateUuid: capabilities["validate-uuid"],
     };
     if (!capabilities["mapped-ram"]) {
       const { clock } = this.#options;

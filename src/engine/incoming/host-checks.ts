@@ -7,8 +7,6 @@ import { IGNORE_SHARED_CAPABILITY } from "../mapped-ram/capability.js";
 export interface IncomingRules {
   /** `x-ignore-shared`. */
   readonly ignoreShared: boolean;
-  /** `validate-uuid`. */
-  readonly validateUuid: boolean;
 }
 
 /** What `configuration_post_load` and `configuration_validate_capabilities` of QEMU look at. */
@@ -36,10 +34,13 @@ export function checkConfiguration(
   }
   const pageSize = configuration.targetPageBits === undefined ? undefined : 2 ** configuration.targetPageBits;
   if (pageSize !== undefined) checkPageSize(host, pageSize);
-  if (rules.validateUuid) checkUuid(host, configuration.uuid);
+  checkUuid(host, configuration.uuid);
 }
 
-/** `configuration_validate_uuid`: a machine without a UUID has nothing to compare. */
+/**
+ * `vmstate_uuid_post_load` of QEMU: `validate-uuid` is the source's choice alone, which sends its UUID then. A machine
+ * without one has nothing to compare.
+ */
 function checkUuid({ uuid }: MigrationHost, received: Uint8Array | undefined): void {
   if (uuid === undefined || received === undefined) return;
   if (uuid.every((byte, index) => byte === received[index])) return;

@@ -10,6 +10,7 @@ import {
 import { splitGlobalState } from "../global-state.js";
 import type { DeviceState, MigrationHost } from "../host.js";
 import type { MigrationTarget } from "../migration-target.js";
+import { isDescribed } from "./described-tail.js";
 import { checkConfiguration, checkPageSize, type IncomingRules, matchBlocks } from "./host-checks.js";
 import { HostRam } from "./host-ram.js";
 
@@ -83,8 +84,18 @@ export class HostTarget implements MigrationTarget {
   }
 }
 
-/** The device sections of a tail, with payloads that are views of `bytes`. */
+/**
+ * The device sections of a tail, with payloads that are views of `bytes`.
+ *
+ * @throws FormatError `inconsistent` when the description does not delimit each of them, as that of an embedded machine
+ *   does.
+ */
 export function devicesOf(tail: StreamTail, bytes: Uint8Array): DeviceState[] {
+  if (!isDescribed(tail)) {
+    throw new FormatError("inconsistent", "The description does not fit the devices that came", {
+      hint: "the migration may have been broken off",
+    });
+  }
   return tail.sections.map(({ name, instance, version, payloadOffset, payloadLength }) => {
     const at = payloadOffset - tail.baseOffset;
     return { name, instance, version, payload: bytes.subarray(at, at + payloadLength), fields: [] };

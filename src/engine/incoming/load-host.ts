@@ -4,12 +4,7 @@ import type { PageBitmap } from "../../memory/index.js";
 import { RAM_SECTION } from "../../wire/index.js";
 import { splitGlobalState } from "../global-state.js";
 import { eachPiece, eventLoopTurns, type MigrationHost } from "../host.js";
-import {
-  type MappedRamFile,
-  openMappedRam,
-  readMappedRamTail,
-  readPageBitmap,
-} from "../mapped-ram/open.js";
+import { type MappedRamFile, openMappedRam, readMappedRamTail, readPageBitmap } from "../mapped-ram/open.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
 import { checkConfiguration, checkPageSize, type IncomingRules, matchBlocks } from "./host-checks.js";
 import { devicesOf } from "./host-target.js";
@@ -18,7 +13,7 @@ import { devicesOf } from "./host-target.js";
 export interface LoadHostOptions {
   /** Where the stream starts in the file; default 0. */
   readonly streamOffset?: number;
-  /** Default: nothing is shared, and a UUID is not compared. */
+  /** Default: nothing is shared. */
   readonly rules?: IncomingRules;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
@@ -65,7 +60,7 @@ export async function loadHost(
   }
   const startMs = performance.now();
   const skeleton = openMappedRam(file, options.streamOffset ?? 0);
-  const { rules = { ignoreShared: false, validateUuid: false } } = options;
+  const { rules = { ignoreShared: false } } = options;
   checkConfiguration(host, skeleton.configuration, rules);
   checkFile(skeleton);
   const loads = planBlocks(host, file, skeleton, rules);

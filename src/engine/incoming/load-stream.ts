@@ -9,7 +9,7 @@ import { receiveMigration } from "./receive.js";
 
 /** Options of {@link loadHostFromStream}. */
 export interface LoadStreamOptions {
-  /** Default: nothing is shared, and a UUID is not compared. */
+  /** Default: nothing is shared. */
   readonly rules?: IncomingRules;
   /** Where the end is confirmed, when the source opens a return path. */
   readonly returnPath?: ByteSink;
@@ -44,12 +44,13 @@ export async function loadHostFromStream(
   if (host.running) {
     throw new UsageError("The guest that is to be replaced is running", { hint: "stop it first" });
   }
-  const { rules = { ignoreShared: false, validateUuid: false }, ...receiving } = options;
+  const { rules = { ignoreShared: false }, ...receiving } = options;
   const target = new HostTarget(host, rules);
   // The machine's page size is not in its stream: both sides are the same machine.
   const { receivedBytes, confirm } = await receiveMigration(source, target, {
     ...receiving,
     targetPageSize: host.pageSize,
+    describesAllDevices: true,
   });
   target.load();
   await confirm();

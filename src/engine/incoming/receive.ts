@@ -20,6 +20,7 @@ import {
   encodePong,
   encodeShut,
   endsWithDescription,
+  type ExaminedStreamTail,
   examineStreamTail,
   Limits,
   MigrationCommand,
@@ -36,6 +37,7 @@ import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "../mapped-ram/c
 import type { MigrationTarget, RamSectionType } from "../migration-target.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
 import { StreamInput } from "../stream-input.js";
+import { isDescribed } from "./described-tail.js";
 import { PageIndex } from "./page-index.js";
 import { type StreamHead, StreamFacts } from "./stream-facts.js";
 
@@ -49,6 +51,11 @@ export interface ReceiveOptions {
   readonly targetPageSize?: number;
   /** Where PINGs are answered and the end is confirmed, when the source opens a return path. */
   readonly returnPath?: ByteSink;
+  /**
+   * The source's description delimits every one of its devices. With a return path, where nothing but silence tells that
+   * all has come, less than that is then not taken for the end.
+   */
+  readonly describesAllDevices?: boolean;
   readonly clock?: Clock;
 }
 
@@ -432,16 +439,23 @@ class IncomingMigration {
   async #fillTail(tail: Uint8Array): Promise<boolean> {
     const filled = this.#input.fill();
     if (this.#returnPath === undefined) return filled;
-    const looks: [number, () => boolean][] = [
-      [SILENCE_MS, () => endsWithDescription(tail)],
-      // Without a description (suppress-vmdesc), the sections must add up to the last byte.
-      [LONG_SILENCE_MS, () => tail.at(-1) === SectionType.EOF && isWholeTail(tail, this.#footers ?? true)],
+    const footers = this.#footers ?? true;
+    const looks: [silenceMs: number, isEnd: () => boolean][] = [
+      // The bytes of a device may look like a description: only one that fits all sections is believed.
+      [SILENCE_MS, () => endsWithDescription(tail) && isDescribedTail(tail, footers)],
     ];
-    for (const [silenceMs, isWhole] of looks) {
+    if (this.#options.describesAllDevices !== true) {
+      // Devices of which the description does not say how long they are; or none at all (suppress-vmdesc), and then the
+      // sections must add up to the last byte.
+      const mayBeWhole = (): boolean =>
+        endsWithDescription(tail) || (tail.at(-1) === SectionType.EOF && isWholeTail(tail, footers));
+      looks.push([LONG_SILENCE_MS, mayBeWhole]);
+    }
+    for (const [silenceMs, isEnd] of looks) {
       const silence = this.#options.clock ?? systemClock;
       const more = await Promise.race([filled, silence.sleep(silenceMs).then(() => undefined)]);
       if (more !== undefined) return more;
-      if (isWhole()) {
+      if (isEnd()) {
         // Nobody waits for it any more; closing the source ends it.
         filled.catch(() => undefined);
         return false;
@@ -452,9 +466,17 @@ class IncomingMigration {
 }
 
 function isWholeTail(bytes: Uint8Array, footers: boolean): boolean {
-  const { eofOffset, undelimited, problems, trailingBytes } = examineStreamTail(bytes, 0, { footers });
-  if (undelimited !== undefined) return false;
-  return eofOffset !== undefined && problems.length === 0 && trailingBytes === 0;
+  return isWhole(examineStreamTail(bytes, 0, { footers }));
+}
+
+/** Whether all of it is as its own description says, device by device. */
+function isDescribedTail(bytes: Uint8Array, footers: boolean): boolean {
+  const tail = examineStreamTail(bytes, 0, { footers });
+  return isWhole(tail) && isDescribed(tail);
+}
+
+function isWhole({ eofOffset, undelimited, problems, trailingBytes }: ExaminedStreamTail): boolean {
+  return undelimited === undefined && eofOffset !== undefined && problems.length === 0 && trailingBytes === 0;
 }
 
 async function sendShut(returnPath: ByteSink, result: number): Promise<void> {

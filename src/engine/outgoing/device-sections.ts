@@ -1,6 +1,8 @@
 import { assert } from "../../errors/index.js";
 import {
   ByteWriter,
+  type Configuration,
+  describeConfiguration,
   encodeSectionFooter,
   encodeSectionHeader,
   layOutJson,
@@ -14,14 +16,15 @@ const FIRST_DEVICE_ID = 3;
 
 /** Writes device sections one by one, and what describes them as they are written. */
 export class DeviceSectionWriter {
-  readonly #machine: string;
+  readonly #configuration: Configuration;
   readonly #pageSize: number;
   readonly #writer = new ByteWriter();
   readonly #described: string[] = [];
   #nextId = FIRST_DEVICE_ID;
 
-  constructor(machine: string, pageSize: number) {
-    this.#machine = machine;
+  /** @param configuration What the stream began with. */
+  constructor(configuration: Configuration, pageSize: number) {
+    this.#configuration = configuration;
     this.#pageSize = pageSize;
   }
 
@@ -45,14 +48,7 @@ export class DeviceSectionWriter {
 
   /** Everything that stands behind RAM: the sections, EOF, and the description in the layout of QEMU's own. */
   finish(): Uint8Array {
-    const configuration = layOutJson({
-      vmsd_name: "configuration",
-      version: 1,
-      fields: [
-        { name: "len", type: "uint32", size: 4 },
-        { name: "name", type: "buffer", size: new TextEncoder().encode(this.#machine).length },
-      ],
-    });
+    const configuration = layOutJson(describeConfiguration(this.#configuration));
     const text = new TextEncoder().encode(
       `{"configuration": ${configuration}, "page_size": ${this.#pageSize}, "devices": [${this.#described.join(", ")}]}`,
     );

@@ -70,7 +70,8 @@ export class OutgoingMigration {
   #log: DirtyLog | undefined;
   #runCount: number;
   #wasRunning: boolean;
-  #stoppedByUs = false;
+  /** As of our stopping the guest; undefined when it was not we who stopped it. */
+  #stoppedAtRunCount: number | undefined;
   #continue: (() => void) | undefined;
   #lastSyncMs: number;
   #error: string | undefined;
@@ -189,18 +190,22 @@ export class OutgoingMigration {
     return this.#pages.remaining * this.#host.pageSize;
   }
 
-  #setUp(): RamRecordSink {
+  get #configuration(): Configuration {
     const { capabilities } = this.#options;
+    const { machine, uuid } = this.#host;
+    return {
+      machine,
+      capabilities: capabilities["x-ignore-shared"] ? [IGNORE_SHARED_CAPABILITY] : [],
+      ...(capabilities["validate-uuid"] && uuid !== undefined ? { uuid } : {}),
+    };
+  }
+
+  #setUp(): RamRecordSink {
     const host = this.#host;
     const target = this.#target;
     if (host.running && this.#options.live !== false) this.#log = host.startDirtyLog();
     this.#pages.setAll();
-    const configuration: Configuration = {
-      machine: host.machine,
-      capabilities: capabilities["x-ignore-shared"] ? [IGNORE_SHARED_CAPABILITY] : [],
-      ...(capabilities["validate-uuid"] && host.uuid !== undefined ? { uuid: host.uuid } : {}),
-    };
-    target.configuration(configuration);
+    target.configuration(this.#configuration);
     const header = { id: RAM_SECTION_ID, instance: 0, ...RAM_SECTION };
     const sink = target.ramStart(header, this.#blocks, host.pageSize, 0);
     target.ramSectionEnd(SectionType.START, true);
@@ -290,12 +295,17 @@ export class OutgoingMigration {
     this.#throwIfCancelled();
     this.#state.enter("device");
     const runCount = host.runCount;
+    // In the pause somebody may have let it go on.
+    this.#checkStopped(runCount);
     this.#checkBlocks();
     if (this.#log !== undefined) {
       await this.#log.sync(this.#pages.bitmaps, undefined);
       this.#pages.recount();
       this.#beginRound();
-    } else if (runCount !== this.#runCount) throw disturbed("The guest ran for a moment at the switch-over");
+    } else if (this.#options.live !== false && runCount !== this.#runCount) {
+      // Pages that went before may have changed.
+      throw disturbed("The guest ran for a moment at the switch-over");
+    }
     while (this.#pages.remaining > 0) {
       await this.#sendSlice(sink);
       await this.#clock.turn();
@@ -304,7 +314,7 @@ export class OutgoingMigration {
     }
     target.ramSectionEnd(SectionType.END, true);
     this.#checkStopped(runCount);
-    const devices = new DeviceSectionWriter(host.machine, host.pageSize);
+    const devices = new DeviceSectionWriter(this.#configuration, host.pageSize);
     devices.add(encodeGlobalState(this.#wasRunning));
     for (const device of host.saveDevices()) devices.add(device);
     this.#checkBlocks();
@@ -334,7 +344,7 @@ export class OutgoingMigration {
       return;
     }
     this.#counters.stopMs = this.#clock.now();
-    this.#stoppedByUs = true;
+    this.#stoppedAtRunCount = host.runCount;
     await host.stop();
     this.#options.onGuest?.("stopped");
   }
@@ -398,7 +408,8 @@ export class OutgoingMigration {
     if (!cancelled) this.#state.enter("failing");
     this.#target.abort();
     try {
-      if (this.#stoppedByUs) {
+      // Where somebody has let it go on since, what it does now is as they want it.
+      if (this.#stoppedAtRunCount === this.#host.runCount) {
         await this.#host.run();
         this.#options.onGuest?.("resumed");
       }

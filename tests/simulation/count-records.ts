@@ -1,0 +1,39 @@
+import { receiveMigration } from "../../src/engine/incoming/receive.js";
+
+/** Page records of a stream, by kind. */
+export interface RecordCounts {
+  normal: number;
+  zero: number;
+  xbzrle: number;
+}
+
+/** Counts the page records of a captured stream. */
+export async function countRecords(pieces: readonly Uint8Array[], pageSize: number): Promise<RecordCounts> {
+  const counts: RecordCounts = { normal: 0, zero: 0, xbzrle: 0 };
+  const bytes = Buffer.concat(pieces);
+  let position = 0;
+  await receiveMigration(
+    {
+      read: (target) => {
+        const count = bytes.copy(target, 0, position);
+        position += count;
+        return Promise.resolve(count);
+      },
+      close: () => Promise.resolve(),
+    },
+    {
+      configuration: () => undefined,
+      verbatim: () => undefined,
+      ramStart: () => ({
+        page: () => (counts.normal += 1),
+        zeroPage: () => (counts.zero += 1),
+        xbzrlePage: () => (counts.xbzrle += 1),
+        compressedPage: () => undefined,
+      }),
+      ramSectionEnd: () => undefined,
+      tail: () => undefined,
+    },
+    { targetPageSize: pageSize },
+  );
+  return counts;
+}
