@@ -19,7 +19,10 @@ export function encodeGlobalState(running: boolean): DeviceState {
     instance: 0,
     version: VERSION,
     // The length counts the NUL.
-    payload: new ByteWriter().u32(text.length + 1).raw(buffer).finish(),
+    payload: new ByteWriter()
+      .u32(text.length + 1)
+      .raw(buffer)
+      .finish(),
     fields: [
       { name: "size", type: "uint32", size: LENGTH_BYTES },
       { name: "runstate", type: "buffer", size: RUNSTATE_BYTES },

@@ -206,7 +206,7 @@ function parseJson(text: string, offset: number): Json {
 
 function isDeeper(value: Json, depth: number): boolean {
   if (typeof value !== "object" || value === null) return false;
-  return depth === 0 || Object.values(value).some((item) => isDeeper(item as Json, depth - 1));
+  return depth === 0 || Object.values(value).some((item) => isDeeper(item, depth - 1));
 }
 
 /**

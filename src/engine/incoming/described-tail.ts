@@ -1,10 +1,13 @@
-import type { StreamTail } from "../../wire/index.js";
+import { type ExaminedStreamTail, examineStreamTail, type StreamTail } from "../../wire/index.js";
 
 /**
  * Whether the description says of each device how long its section is, and the sections are so. A stream that was cut off
  * where a device's own bytes look like an end is told from a whole one by nothing else.
  */
-export function isDescribed({ sections, description }: Pick<StreamTail, "sections" | "description">): boolean {
+export function isDescribed({
+  sections,
+  description,
+}: Pick<StreamTail, "sections" | "description">): boolean {
   const devices = description?.content.devices ?? [];
   return sections.every(
     ({ iterative, name, instance, payloadLength }) =>
@@ -14,4 +17,19 @@ export function isDescribed({ sections, description }: Pick<StreamTail, "section
           device.name === name && device.instance === instance && device.payloadBytes === payloadLength,
       ),
   );
+}
+
+/** Whether the bytes behind RAM add up to a whole tail, by the description or without one. */
+export function isWholeTail(bytes: Uint8Array, footers: boolean): boolean {
+  return isWhole(examineStreamTail(bytes, 0, { footers }));
+}
+
+/** Whether all of it is as its own description says, device by device. */
+export function isDescribedTail(bytes: Uint8Array, footers: boolean): boolean {
+  const tail = examineStreamTail(bytes, 0, { footers });
+  return isWhole(tail) && isDescribed(tail);
+}
+
+function isWhole({ eofOffset, undelimited, problems, trailingBytes }: ExaminedStreamTail): boolean {
+  return undelimited === undefined && eofOffset !== undefined && problems.length === 0 && trailingBytes === 0;
 }

@@ -47,12 +47,12 @@ export async function loadHostFromStream(
   const { rules = { ignoreShared: false }, ...receiving } = options;
   const target = new HostTarget(host, rules);
   // The machine's page size is not in its stream: both sides are the same machine.
-  const { receivedBytes, confirm } = await receiveMigration(source, target, {
+  const received = await receiveMigration(source, target, {
     ...receiving,
     targetPageSize: host.pageSize,
     describesAllDevices: true,
   });
   target.load();
-  await confirm();
-  return { pages: target.pages, receivedBytes, wasRunning: target.wasRunning };
+  await received.confirm();
+  return { pages: target.pages, receivedBytes: received.receivedBytes, wasRunning: target.wasRunning };
 }

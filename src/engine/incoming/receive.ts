@@ -20,8 +20,6 @@ import {
   encodePong,
   encodeShut,
   endsWithDescription,
-  type ExaminedStreamTail,
-  examineStreamTail,
   Limits,
   MigrationCommand,
   RAM_SECTION,
@@ -37,7 +35,7 @@ import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "../mapped-ram/c
 import type { MigrationTarget, RamSectionType } from "../migration-target.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
 import { StreamInput } from "../stream-input.js";
-import { isDescribed } from "./described-tail.js";
+import { isDescribedTail, isWholeTail } from "./described-tail.js";
 import { PageIndex } from "./page-index.js";
 import { type StreamHead, StreamFacts } from "./stream-facts.js";
 
@@ -463,20 +461,6 @@ class IncomingMigration {
     }
     return filled;
   }
-}
-
-function isWholeTail(bytes: Uint8Array, footers: boolean): boolean {
-  return isWhole(examineStreamTail(bytes, 0, { footers }));
-}
-
-/** Whether all of it is as its own description says, device by device. */
-function isDescribedTail(bytes: Uint8Array, footers: boolean): boolean {
-  const tail = examineStreamTail(bytes, 0, { footers });
-  return isWhole(tail) && isDescribed(tail);
-}
-
-function isWhole({ eofOffset, undelimited, problems, trailingBytes }: ExaminedStreamTail): boolean {
-  return undelimited === undefined && eofOffset !== undefined && problems.length === 0 && trailingBytes === 0;
 }
 
 async function sendShut(returnPath: ByteSink, result: number): Promise<void> {

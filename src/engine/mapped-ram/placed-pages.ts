@@ -73,6 +73,33 @@ export class PlacedPages implements RamRecordSink {
     this.#combiner.put(file, position + address, bytes, at, pageSize);
   }
 
+  /** Takes pages that follow each other, as {@link page} does each one, and writes them without gathering them first. */
+  pages(block: number, address: number, bytes: Uint8Array, at: number, length: number): void {
+    const end = at + length;
+    let start = at;
+    for (let next = at; next < end; next += this.#pageSize) {
+      if (!isZero(bytes, next, this.#pageSize)) continue;
+      this.#writePages(block, address + start - at, bytes, start, next - start);
+      this.zeroPage(block, address + next - at);
+      start = next + this.#pageSize;
+    }
+    this.#writePages(block, address + start - at, bytes, start, end - start);
+  }
+
+  #writePages(block: number, address: number, bytes: Uint8Array, at: number, length: number): void {
+    if (length === 0) return;
+    const { file, position, present, written } = this.#state(block);
+    if (this.#sealed) throw lateWrite(this.#blocks[block]?.name ?? "", address);
+    const first = address / this.#pageSize;
+    const count = length / this.#pageSize;
+    present.setRange(first, first + count);
+    written.setRange(first, first + count);
+    this.#normal += count;
+    // What came before may lie in the same place.
+    this.#combiner.flush();
+    file.writeAt(bytes, at, length, position + address);
+  }
+
   zeroPage(block: number, address: number): void {
     const { present } = this.#state(block);
     if (this.#sealed) throw lateWrite(this.#blocks[block]?.name ?? "", address);
@@ -87,7 +114,11 @@ export class PlacedPages implements RamRecordSink {
   }
 
   compressedPage(block: number, address: number, bytes: Uint8Array, at: number, length: number): void {
-    const page = inflatePage(bytes.subarray(at, at + length), this.#pageSize, this.#blocks[block]?.name ?? "");
+    const page = inflatePage(
+      bytes.subarray(at, at + length),
+      this.#pageSize,
+      this.#blocks[block]?.name ?? "",
+    );
     this.page(block, address, page, 0);
   }
 

@@ -1,5 +1,11 @@
 import { CancelledError } from "../../errors/index.js";
-import type { Configuration, RamBlockEntry, RamRecordSink, SectionHeader, StreamTail } from "../../wire/index.js";
+import type {
+  Configuration,
+  RamBlockEntry,
+  RamRecordSink,
+  SectionHeader,
+  StreamTail,
+} from "../../wire/index.js";
 import type { PageCounts } from "../mapped-ram/placed-pages.js";
 import type { PositionedFile } from "../mapped-ram/positioned-file.js";
 import { MappedRamWriter, type MappedRamWriterOptions } from "../mapped-ram/writer.js";

@@ -1,5 +1,10 @@
 import { CancelledError, MachineError, UsageError } from "../../errors/index.js";
-import type { Capabilities, KnownMigrationStatus, MigrationInfo, MigrationParameters } from "../../qapi/index.js";
+import type {
+  Capabilities,
+  KnownMigrationStatus,
+  MigrationInfo,
+  MigrationParameters,
+} from "../../qapi/index.js";
 import {
   type Configuration,
   decodeStreamTail,
@@ -107,7 +112,9 @@ export class OutgoingMigration {
       usedLength,
       ...(ignoreShared ? { guestAddress: guestAddress ?? 0n } : {}),
     }));
-    const travelling = blocks.map(({ usedLength, shared }) => (ignoreShared && shared === true ? 0 : usedLength));
+    const travelling = blocks.map(({ usedLength, shared }) =>
+      ignoreShared && shared === true ? 0 : usedLength,
+    );
     this.#totalBytes = travelling.reduce((sum, length) => sum + length, 0);
     this.#pages = new DirtyPages(travelling.map((length) => length / host.pageSize));
   }
@@ -271,7 +278,8 @@ export class OutgoingMigration {
     const nowMs = this.#clock.now();
     const counters = this.#counters;
     counters.syncMs = nowMs - startMs;
-    if (nowMs > this.#lastSyncMs) counters.dirtyPagesPerSecond = (dirtied * 1000) / (nowMs - this.#lastSyncMs);
+    if (nowMs > this.#lastSyncMs)
+      counters.dirtyPagesPerSecond = (dirtied * 1000) / (nowMs - this.#lastSyncMs);
     this.#lastSyncMs = nowMs;
     counters.expectedDowntimeMs = this.#bandwidth.expectedMs(this.#remainingBytes) + counters.syncMs;
     if (this.#autoConverge?.observe(dirtied * this.#host.pageSize, this.#target.transferredBytes) === true) {
@@ -297,6 +305,8 @@ export class OutgoingMigration {
     const runCount = host.runCount;
     // In the pause somebody may have let it go on.
     this.#checkStopped(runCount);
+    // If so, it was also they who stopped it again.
+    if (this.#stoppedAtRunCount !== runCount) this.#wasRunning = false;
     this.#checkBlocks();
     if (this.#log !== undefined) {
       await this.#log.sync(this.#pages.bitmaps, undefined);
@@ -391,7 +401,8 @@ export class OutgoingMigration {
     const now = this.#host.ramBlocks();
     for (const [index, { name, usedLength }] of this.#blocks.entries()) {
       const block = now[index];
-      if (block?.name === name && block.usedLength === usedLength && now.length === this.#blocks.length) continue;
+      if (block?.name === name && block.usedLength === usedLength && now.length === this.#blocks.length)
+        continue;
       throw new MachineError("migration-failed", "A RAM block was resized while it was migrated", {
         block: name,
         expected: usedLength,

@@ -20,7 +20,16 @@ export interface ReplayOptions {
   readonly onProgress?: ProgressListener;
 }
 
-const READ_BYTES = 1 << 20;
+/** Also what is written at once: see `WriteCombiner`. */
+const READ_BYTES = 256 << 10;
+/** How long the event loop may wait: reads are synchronous. */
+const TURN_MS = 15;
+
+/** A sink that can also take pages that follow each other at once; the bytes are only valid during the call. */
+export interface PageRunSink extends RamRecordSink {
+  /** @param length Of whole pages. */
+  pages?(block: number, address: number, bytes: Uint8Array, at: number, length: number): void;
+}
 
 /**
  * Hands a mapped-ram file to a target, as if its migration came in now: each page with content once, in order. Pages
@@ -41,21 +50,24 @@ export async function replayMappedRam(
   const capabilities = configuration.capabilities.filter((name) => name !== MAPPED_RAM_CAPABILITY);
   target.configuration({ ...configuration, capabilities });
   skeleton.beforeRam.forEach(pass);
-  const sink = target.ramStart(ram, blocks, pageSize, skeleton.ramOffset);
+  const sink: PageRunSink = target.ramStart(ram, blocks, pageSize, skeleton.ramOffset);
   target.ramSectionEnd(SectionType.START, footers);
   const { setup, rounds } = splitBetweenRam(skeleton);
   setup.forEach(pass);
   const meter = new ProgressMeter(options.onProgress);
   let sentBytes = 0;
+  let turnStartMs = performance.now();
   let behind = 0;
   for (const [index, block] of blocks.entries()) {
     for (const { address, length } of replayBlock(file, block, index, sink)) {
       sentBytes += length;
       const remainingBytes = totalBytes - behind - address;
       meter.update(sentBytes, () => ({ phase: "sending", totalBytes, remainingBytes }));
+      if (performance.now() - turnStartMs < TURN_MS) continue;
       // Or no signal is heard before the end.
       await nextTurn();
       throwIfAborted(options.signal);
+      turnStartMs = performance.now();
     }
     behind += block.usedLength;
   }
@@ -90,7 +102,7 @@ function* replayBlock(
   file: RandomAccessSource,
   block: MappedRamBlock,
   index: number,
-  sink: RamRecordSink,
+  sink: PageRunSink,
 ): Generator<{ readonly address: number; readonly length: number }> {
   const { mapped, name } = block;
   if (mapped === undefined) return;
@@ -108,7 +120,8 @@ function* replayBlock(
           block: name,
         });
       }
-      for (let at = 0; at < length; at += pageSize) sink.page(index, address + at, buffer, at);
+      if (sink.pages !== undefined) sink.pages(index, address, buffer, 0, length);
+      else for (let at = 0; at < length; at += pageSize) sink.page(index, address + at, buffer, at);
       yield { address, length };
     }
   }

@@ -56,7 +56,7 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
   /** Settled by the destination; its failure is thrown by whatever comes next. */
   readonly #shut: Promise<void> | undefined;
   #hasShut = false;
-  #refusal: unknown;
+  #refusal: Error | undefined;
   readonly #staging = new Uint8Array(SLICE_BYTES + SLACK_BYTES);
   readonly #view = new DataView(this.#staging.buffer);
   #staged = 0;
@@ -89,7 +89,7 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
         if (!this.#tailGiven) this.#refusal = tooEarly();
       },
       (error: unknown) => {
-        this.#refusal = error;
+        this.#refusal = error instanceof Error ? error : new Error(String(error));
       },
     );
   }
@@ -284,12 +284,16 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
    * So does one that has loaded everything, before this side has finished writing and ending: then the guest is there.
    */
   async #judge(error: unknown): Promise<void> {
-    if (this.#shut === undefined || !(error instanceof MachineError) || error.code !== "connection-closed") throw error;
+    if (this.#shut === undefined || !(error instanceof MachineError) || error.code !== "connection-closed")
+      throw error;
     await this.#shut;
     this.#throwRefusal();
   }
 }
 
 function tooEarly(): MachineError {
-  return new MachineError("migration-failed", "The destination says that it has loaded what was not sent yet");
+  return new MachineError(
+    "migration-failed",
+    "The destination says that it has loaded what was not sent yet",
+  );
 }

@@ -99,10 +99,10 @@ describe("saveHost", () => {
     host.ram[0]!.fill(9, 0, 100 * PAGE);
     let written = 0;
     const file = new MemoryFile();
-    const { writeAt } = file;
+    const writeAt = file.writeAt.bind(file);
     file.writeAt = (bytes, at, length, position) => {
       written += length;
-      writeAt.call(file, bytes, at, length, position);
+      writeAt(bytes, at, length, position);
     };
     const { info } = await saveHost(host, file);
     expect(info.ram?.transferred).toBe(written);
