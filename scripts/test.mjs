@@ -26,7 +26,9 @@ try {
   process.exit(3);
 }
 if (project !== "unit") {
-  console.error("Bringing the QEMUs and guests that the conformance tests run (once; --project unit needs none).");
+  console.error(
+    "Bringing the QEMUs and guests that the conformance tests run (once; --project unit needs none).",
+  );
   for (const script of ["fetch-qemu.mjs", "fetch-linux.mjs"]) {
     const fetched = node([path.join("scripts", script)]);
     // Elsewhere the tests that find no QEMU, or no guest, say that they are skipped, and why.

@@ -1,14 +1,11 @@
-import { type ByteSource, openCompressed, type RandomAccessSource, RangeSource } from "../channels/index.js";
-import {
-  checkPageBitmaps,
-  IGNORE_SHARED_CAPABILITY,
-  type MappedRamFile,
-  type MigrationTarget,
-  openMappedRam,
-  type ProgressListener,
-  readMigrationHead,
-  receiveMigration,
-} from "../engine/index.js";
+import type { ByteSource, RandomAccessSource } from "../channels/byte-stream.js";
+import { openCompressed } from "../channels/decompress.js";
+import { RangeSource } from "../channels/range-source.js";
+import { readMigrationHead, receiveMigration } from "../engine/incoming/receive.js";
+import { IGNORE_SHARED_CAPABILITY } from "../engine/mapped-ram/capability.js";
+import { checkPageBitmaps, type MappedRamFile, openMappedRam } from "../engine/mapped-ram/open.js";
+import type { MigrationTarget } from "../engine/migration-target.js";
+import type { ProgressListener } from "../engine/progress.js";
 import { FormatError } from "../errors/index.js";
 import type { RamBlockEntry, RamRecordSink, SectionHeader } from "../wire/index.js";
 import { identifySnapshot, type SnapshotIdentity } from "./identify.js";

@@ -1,24 +1,17 @@
 import path from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 
-import {
-  type ByteSink,
-  OutputFile,
-  type RandomAccessSource,
-  RangeSource,
-  ReadableFile,
-} from "../channels/index.js";
-import {
-  type MappedRamFile,
-  MappedRamWriter,
-  openMappedRam,
-  PageIndex,
-  type PositionedFile,
-  type ProgressListener,
-  readPageBitmap,
-  receiveMigration,
-  sendMappedRam,
-} from "../engine/index.js";
+import type { ByteSink, RandomAccessSource } from "../channels/byte-stream.js";
+import { ReadableFile } from "../channels/file.js";
+import { OutputFile } from "../channels/output-file.js";
+import { RangeSource } from "../channels/range-source.js";
+import { PageIndex } from "../engine/incoming/page-index.js";
+import { receiveMigration } from "../engine/incoming/receive.js";
+import { type MappedRamFile, openMappedRam, readPageBitmap } from "../engine/mapped-ram/open.js";
+import type { PositionedFile } from "../engine/mapped-ram/positioned-file.js";
+import { MappedRamWriter } from "../engine/mapped-ram/writer.js";
+import { sendMappedRam } from "../engine/outgoing/send.js";
+import type { ProgressListener } from "../engine/progress.js";
 import { FileCursor } from "../engine/mapped-ram/file-cursor.js";
 import { replayMappedRam } from "../engine/outgoing/replay.js";
 import { CancelledError, throwIfAborted, UsageError } from "../errors/index.js";
@@ -255,11 +248,15 @@ function readLibvirtHeader(image: string, options: ConvertOptions): Uint8Array {
   }
 }
 
-/** Appends to a file, with a turn of the event loop for each write: signals are heard in between. */
+/** How long the event loop may wait: writes are synchronous. */
+const TURN_MS = 15;
+
+/** Appends to a file, with a turn of the event loop now and then: signals are heard in between. */
 class FileSink implements ByteSink {
   readonly #file: PositionedFile;
   #position: number;
   #closed = false;
+  #turnStartMs = performance.now();
 
   constructor(file: PositionedFile, position: number) {
     this.#file = file;
@@ -267,7 +264,10 @@ class FileSink implements ByteSink {
   }
 
   async write(bytes: Uint8Array): Promise<void> {
-    await nextTurn();
+    if (performance.now() - this.#turnStartMs >= TURN_MS) {
+      await nextTurn();
+      this.#turnStartMs = performance.now();
+    }
     if (this.#closed) throw new CancelledError();
     this.#file.writeAt(bytes, 0, bytes.length, this.#position);
     this.#position += bytes.length;

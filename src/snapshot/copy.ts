@@ -2,8 +2,11 @@ import { ftruncateSync } from "node:fs";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 
-import { OutputFile, type RandomAccessSource, ReadableFile, systemError } from "../channels/index.js";
-import { type ProgressListener, ProgressMeter } from "../engine/index.js";
+import type { RandomAccessSource } from "../channels/byte-stream.js";
+import { ReadableFile } from "../channels/file.js";
+import { OutputFile } from "../channels/output-file.js";
+import { systemError } from "../channels/system-error.js";
+import { type ProgressListener, ProgressMeter } from "../engine/progress.js";
 import { MachineError, throwIfAborted } from "../errors/index.js";
 import { isZero } from "../memory/index.js";
 import { type ByteRange, dataRanges } from "./data-ranges.js";

@@ -3,8 +3,10 @@ import { ftruncateSync, mkdirSync, rmdirSync, statSync } from "node:fs";
 import path from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 
-import { errnoCode, OutputFile, systemError } from "../channels/index.js";
-import { type PlacedBlock, type ProgressListener, ProgressMeter } from "../engine/index.js";
+import { OutputFile } from "../channels/output-file.js";
+import { errnoCode, systemError } from "../channels/system-error.js";
+import type { PlacedBlock } from "../engine/mapped-ram/placed-pages.js";
+import { type ProgressListener, ProgressMeter } from "../engine/progress.js";
 import { FormatError, throwIfAborted, UsageError } from "../errors/index.js";
 import type { RamBlockEntry } from "../wire/index.js";
 import { dataRanges } from "./data-ranges.js";

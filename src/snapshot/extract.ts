@@ -1,12 +1,10 @@
 import type { ByteSource, RandomAccessSource } from "../channels/index.js";
-import {
-  type MappedRamBlock,
-  type MigrationTarget,
-  PlacedPages,
-  type ProgressListener,
-  receiveMigration,
-} from "../engine/index.js";
-import { replayMappedRam } from "../engine/outgoing/replay.js";
+import { receiveMigration } from "../engine/incoming/receive.js";
+import type { MappedRamBlock } from "../engine/mapped-ram/open.js";
+import { PlacedPages } from "../engine/mapped-ram/placed-pages.js";
+import type { MigrationTarget } from "../engine/migration-target.js";
+import type { ProgressListener } from "../engine/progress.js";
+import { type PageRunSink, replayMappedRam } from "../engine/outgoing/replay.js";
 import { throwIfAborted } from "../errors/index.js";
 import type { Configuration, RamBlockEntry, RamRecordSink, SectionHeader } from "../wire/index.js";
 import { type ConvertOrigin, listenAs, openOrigin } from "./convert-input.js";
@@ -111,7 +109,7 @@ async function readInto(
 }
 
 /** Puts the pages of the blocks that are wanted into their files; of everything else a migration has it takes nothing. */
-class BlockExtractor implements MigrationTarget, RamRecordSink {
+class BlockExtractor implements MigrationTarget, PageRunSink {
   machine = "";
   readonly leftOut: string[];
   readonly #files: BlockFiles;
@@ -162,6 +160,10 @@ class BlockExtractor implements MigrationTarget, RamRecordSink {
 
   page(block: number, address: number, bytes: Uint8Array, at: number): void {
     if (this.#takes(block)) this.#pages.page(block, address, bytes, at);
+  }
+
+  pages(block: number, address: number, bytes: Uint8Array, at: number, length: number): void {
+    if (this.#takes(block)) this.#pages.pages(block, address, bytes, at, length);
   }
 
   zeroPage(block: number, address: number): void {

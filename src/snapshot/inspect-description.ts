@@ -1,4 +1,12 @@
-import { isArray, isObject, type JsonObject, type JsonValue, scanJson } from "../wire/vmstate-json-scan.js";
+import {
+  entriesOf,
+  isArray,
+  isObject,
+  type JsonEntries,
+  type JsonValue,
+  objectOf,
+  scanJson,
+} from "../wire/vmstate-json-scan.js";
 
 /** Which of a description's devices are wanted. */
 export type DeviceFilter = (name: string, instance: number) => boolean;
@@ -10,7 +18,7 @@ export type DeviceFilter = (name: string, instance: number) => boolean;
  * @param text A description that was parsed before: its errors are not looked for.
  */
 export function* descriptionLines(text: string, wanted?: DeviceFilter): Generator<string, void, undefined> {
-  const root = scanJson(text);
+  const root = scanJson(text, 0);
   yield* lines(wanted === undefined ? root : filterDevices(root, wanted), "", "", "");
 }
 
@@ -18,18 +26,14 @@ function filterDevices(root: JsonValue, wanted: DeviceFilter): JsonValue {
   if (!isObject(root)) return root;
   const isWanted = (device: JsonValue): boolean => {
     if (!isObject(device)) return false;
-    const name = valueOf(device, "name");
-    return typeof name === "string" && wanted(name, Number(valueOf(device, "instance_id")));
+    const { name, instance_id: instance } = device;
+    return typeof name === "string" && wanted(name, Number(instance));
   };
-  const entries = root.entries.map(([key, value]) => {
+  const entries = entriesOf(root).map(([key, value]) => {
     const kept = key === "devices" && isArray(value) ? value.filter(isWanted) : value;
     return [key, kept] as const;
   });
-  return { entries };
-}
-
-function valueOf(object: JsonObject, name: string): JsonValue | undefined {
-  return object.entries.findLast(([key]) => key === name)?.[1];
+  return objectOf(entries);
 }
 
 /** @param before What stands in front of the value on its first line, `after` behind it on its last. */
@@ -39,7 +43,7 @@ function* lines(
   before: string,
   after: string,
 ): Generator<string, void, undefined> {
-  const items = isObject(value) ? value.entries : isArray(value) ? value : undefined;
+  const items = isObject(value) ? entriesOf(value) : isArray(value) ? value : undefined;
   if (items === undefined || items.length === 0 || isFlat(value)) {
     yield `${indent}${before}${compact(value)}${after}`;
     return;
@@ -48,7 +52,7 @@ function* lines(
   for (const [index, item] of items.entries()) {
     const comma = index === items.length - 1 ? "" : ",";
     if (isObject(value)) {
-      const [key, content] = item as JsonObject["entries"][number];
+      const [key, content] = item as JsonEntries[number];
       yield* lines(content, `${indent}  `, `${quoted(key)}: `, comma);
     } else yield* lines(item, `${indent}  `, "", comma);
   }
@@ -57,13 +61,15 @@ function* lines(
 
 /** A field of a simple type: four or five short entries, which are read better on one line. */
 function isFlat(value: JsonValue): boolean {
-  return isObject(value) && value.entries.every(([, item]) => typeof item !== "object" || item === null);
+  return isObject(value) && entriesOf(value).every(([, item]) => typeof item !== "object" || item === null);
 }
 
 function compact(value: JsonValue): string {
   if (isObject(value)) {
-    if (value.entries.length === 0) return "{}";
-    return `{ ${value.entries.map(([key, item]) => `${quoted(key)}: ${compact(item)}`).join(", ")} }`;
+    if (entriesOf(value).length === 0) return "{}";
+    return `{ ${entriesOf(value)
+      .map(([key, item]) => `${quoted(key)}: ${compact(item)}`)
+      .join(", ")} }`;
   }
   if (isArray(value)) return value.length === 0 ? "[]" : `[${value.map(compact).join(", ")}]`;
   return typeof value === "string" ? quoted(value) : JSON.stringify(value);

@@ -1,9 +1,11 @@
 import { FormatError } from "../errors/index.js";
-import { vmstateJson } from "../wire/index.js";
+import { type VmstateEvent, vmstateJson } from "../wire/index.js";
 import type { InspectedDevice, SnapshotInspection } from "./inspect.js";
 
-/** Pieces are gathered up to this before they are handed out: one a field would be one system call a field. */
+/** Pieces are gathered up to this before they are handed out: one a device would be one system call a device. */
 const PIECE_CHARACTERS = 1 << 16;
+/** Values whose text is longer are decoded twice. */
+const HELD_CHARACTERS = 1 << 20;
 
 /** What is to be in the JSON. */
 export interface InspectionJsonOptions {
@@ -14,14 +16,22 @@ export interface InspectionJsonOptions {
 }
 
 /**
- * An inspection as one JSON document, piece by piece: never more than one device's payload is in memory. Each device is
- * decoded twice, so that the document stays whole where one of them is damaged.
+ * An inspection as one JSON document, piece by piece: never more than one device's payload is in memory. The document
+ * stays whole where a device is damaged: its values are held back until all of them are decoded, and decoded twice where
+ * their text is too long for that.
  *
  * @throws FormatError when the file has become shorter; MachineError `io`.
  */
 export function* inspectionJson(
   inspection: SnapshotInspection,
-  { devices = inspection.devices, onError }: InspectionJsonOptions = {},
+  options: InspectionJsonOptions = {},
+): Generator<string, void, undefined> {
+  yield* gathered(documentJson(inspection, options));
+}
+
+function* documentJson(
+  inspection: SnapshotInspection,
+  { devices = inspection.devices, onError }: InspectionJsonOptions,
 ): Generator<string, void, undefined> {
   const { machine, container, format, targetPageSize, runState, problems } = inspection;
   const facts = {
@@ -35,7 +45,7 @@ export function* inspectionJson(
   yield JSON.stringify(facts, undefined, 2).replace(/\n\}$/, ',\n  "devices": [');
   for (const [index, device] of devices.entries()) {
     yield index === 0 ? "\n    " : ",\n    ";
-    yield* gathered(deviceJson(device, onError));
+    yield* deviceJson(device, onError);
   }
   yield devices.length === 0 ? "]\n}\n" : "\n  ]\n}\n";
 }
@@ -46,7 +56,7 @@ function* deviceJson(
 ): Generator<string, void, undefined> {
   const { name, instance, version, offset, length, payloadOffset, payloadLength, layout } = device;
   const payload = device.payload();
-  const checked = check(device, payload);
+  const decoded = decode(device, payload);
   const facts = {
     name,
     instance,
@@ -57,27 +67,43 @@ function* deviceJson(
     payloadLength,
     described: layout?.fields !== undefined,
   };
-  if (checked instanceof FormatError) {
-    onError?.(checked);
-    yield JSON.stringify({ ...facts, error: { code: checked.code, message: checked.message } });
+  if (decoded instanceof FormatError) {
+    onError?.(decoded);
+    yield JSON.stringify({ ...facts, error: { code: decoded.code, message: decoded.message } });
     return;
   }
-  yield `${JSON.stringify({ ...facts, undecodedBytes: checked }).slice(0, -1)},"values":`;
-  yield* vmstateJson(device.values(payload));
+  const { undecodedBytes, text } = decoded;
+  yield `${JSON.stringify({ ...facts, undecodedBytes }).slice(0, -1)},"values":`;
+  if (text === undefined) yield* vmstateJson(device.values(payload));
+  else yield text;
   yield "}";
 }
 
-/** How many bytes stay undecoded, or why nothing can be decoded. */
-function check(device: InspectedDevice, payload: Uint8Array): number | FormatError {
-  let undecoded = 0;
+/** How many bytes stay undecoded, and the values as JSON where it is short enough; or why they cannot be decoded. */
+function decode(
+  device: InspectedDevice,
+  payload: Uint8Array,
+): { readonly undecodedBytes: number; readonly text: string | undefined } | FormatError {
+  const undecoded = { bytes: 0 };
+  let text: string | undefined = "";
   try {
-    for (const event of device.values(payload)) {
-      if (event.kind === "value" && event.undecoded !== undefined) undecoded += event.size;
+    for (const piece of vmstateJson(countUndecoded(device.values(payload), undecoded))) {
+      if (text !== undefined) text = text.length > HELD_CHARACTERS ? undefined : text + piece;
     }
-    return undecoded;
+    return { undecodedBytes: undecoded.bytes, text };
   } catch (error) {
     if (error instanceof FormatError) return error;
     throw error;
+  }
+}
+
+function* countUndecoded(
+  events: Iterable<VmstateEvent>,
+  undecoded: { bytes: number },
+): Generator<VmstateEvent, void, undefined> {
+  for (const event of events) {
+    if (event.kind === "value" && event.undecoded !== undefined) undecoded.bytes += event.size;
+    yield event;
   }
 }
 

@@ -3,8 +3,8 @@ import type { ProgressListener } from "../engine/index.js";
 import {
   decodeVmstate,
   type DeviceLayout,
+  layoutOfDescription,
   matchLayouts,
-  parseVmstateLayout,
   type VmstateEvent,
 } from "../wire/index.js";
 import { openSnapshot, type SnapshotLocation } from "./open.js";
@@ -109,7 +109,7 @@ function listDevices(snapshot: Snapshot): InspectedDevice[] {
   const described = sections.filter(({ iterative }) => !iterative);
   const layouts = new Map<SnapshotSection, DeviceLayout | undefined>();
   if (description !== undefined) {
-    const matched = matchLayouts(parseVmstateLayout(description.text, description.offset), described);
+    const matched = matchLayouts(layoutOfDescription(description), described);
     for (const [index, section] of described.entries()) layouts.set(section, matched[index]);
   }
   return sections.map((section) => {

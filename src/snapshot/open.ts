@@ -1,21 +1,13 @@
-import {
-  openCompressed,
-  RangeSource,
-  OutputFile,
-  type RandomAccessSource,
-  ReadableFile,
-} from "../channels/index.js";
-import { PageIndex, type ProgressListener, UnindexableError } from "../engine/index.js";
+import type { RandomAccessSource } from "../channels/byte-stream.js";
+import { ReadableFile } from "../channels/file.js";
+import type { ProgressListener } from "../engine/progress.js";
 import { UsageError } from "../errors/index.js";
 import { identifySnapshot, type SnapshotIdentity } from "./identify.js";
-import { KeptPieces } from "./inspect-payload.js";
 import { readMappedRam } from "./mapped-ram-reading.js";
 import { MappedRamSnapshot } from "./mapped-ram-snapshot.js";
 import type { Snapshot } from "./snapshot.js";
-import { peekStream, walkStream } from "./stream-reading.js";
-import { ScratchPages } from "./stream-scratch.js";
-import { type StreamReading, StreamSnapshot } from "./stream-snapshot.js";
-import { UnpackedSnapshot } from "./unpacked-snapshot.js";
+import { peekStream } from "./stream-reading.js";
+import { StreamSnapshot } from "./stream-snapshot.js";
 
 /** Where a snapshot starts. */
 export interface SnapshotLocation {
@@ -98,58 +90,13 @@ async function openStream(
   close: () => void,
 ): Promise<Snapshot> {
   const { streamOffset, libvirt, compression } = identity;
-  const withLibvirt = (reading: StreamReading): StreamReading =>
-    libvirt === undefined ? reading : { ...reading, libvirt };
-  if (compression !== undefined) {
-    const unpack = (): RangeSource | ReturnType<typeof openCompressed> =>
-      openCompressed(source, streamOffset, compression);
-    if (options.pages === false) {
-      const reading = await walkStream(unpack(), 0, new PageIndex(), options);
-      const payloads = new KeptPieces(reading.outsideRam ?? []);
-      return new StreamSnapshot(source, streamOffset, withLibvirt(reading), undefined, close, payloads);
-    }
-    return openUnpacked(source, unpack, 0, identity, options, close);
-  }
-  const peeked = await peekStream(source, streamOffset);
+  const peeked = compression === undefined ? await peekStream(source, streamOffset) : undefined;
   if (options.pages === false && peeked !== undefined) {
-    return new StreamSnapshot(source, streamOffset, withLibvirt(peeked), undefined, close);
+    const reading = libvirt === undefined ? peeked : { ...peeked, libvirt };
+    return new StreamSnapshot(source, streamOffset, reading, undefined, close);
   }
+  // Loaded when it is needed: who only wants to see devices does not wait for what unpacks and indexes streams.
+  const { openWalked } = await import("./open-walked.js");
   const walk = { ...options, ...(peeked === undefined ? {} : { targetPageSize: peeked.head.pageSize }) };
-  try {
-    const index = new PageIndex();
-    const reading = await walkStream(new RangeSource(source, streamOffset), streamOffset, index, walk);
-    return new StreamSnapshot(source, streamOffset, withLibvirt(reading), index, close);
-  } catch (error) {
-    if (!(error instanceof UnindexableError)) throw error;
-    return await openUnpacked(
-      source,
-      () => new RangeSource(source, streamOffset),
-      streamOffset,
-      identity,
-      walk,
-      close,
-    );
-  }
-}
-
-/** Puts a stream's pages into a scratch file, where they can be read at any place. */
-async function openUnpacked(
-  source: RandomAccessSource,
-  unpack: () => ReturnType<typeof openCompressed>,
-  startOffset: number,
-  identity: SnapshotIdentity,
-  options: OpenSnapshotOptions,
-  close: () => void,
-): Promise<Snapshot> {
-  const scratch = OutputFile.scratch(options.scratchFolder);
-  try {
-    const reading = await walkStream(unpack(), startOffset, new ScratchPages(scratch), options);
-    const inner = new MappedRamSnapshot(scratch, readMappedRam(scratch, 0, "nothing"), () =>
-      scratch.discard(),
-    );
-    return new UnpackedSnapshot(source, identity, reading, inner, close);
-  } catch (error) {
-    scratch.discard();
-    throw error;
-  }
+  return await openWalked(source, identity, walk, close);
 }

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 
-import { type ProgressListener, ProgressMeter } from "../engine/index.js";
+import { type ProgressListener, ProgressMeter } from "../engine/progress.js";
 import { throwIfAborted } from "../errors/index.js";
 import type { PageRun } from "../memory/index.js";
 import type { Snapshot, SnapshotBlock } from "./snapshot.js";

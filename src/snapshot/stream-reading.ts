@@ -1,12 +1,9 @@
-import { type ByteSource, type RandomAccessSource, RangeSource } from "../channels/index.js";
-import {
-  type MigrationTarget,
-  type ProgressListener,
-  readMigrationHead,
-  receiveMigration,
-  StreamFacts,
-  type StreamHead,
-} from "../engine/index.js";
+import type { ByteSource, RandomAccessSource } from "../channels/byte-stream.js";
+import { RangeSource } from "../channels/range-source.js";
+import { readMigrationHead, receiveMigration } from "../engine/incoming/receive.js";
+import { StreamFacts, type StreamHead } from "../engine/incoming/stream-facts.js";
+import type { MigrationTarget } from "../engine/migration-target.js";
+import type { ProgressListener } from "../engine/progress.js";
 import { FormatError } from "../errors/index.js";
 import {
   ByteReader,
@@ -18,6 +15,8 @@ import {
 } from "../wire/index.js";
 import type { SnapshotSection } from "./snapshot.js";
 import type { StreamReading } from "./stream-snapshot.js";
+
+const HEAD_READ_BYTES = 64 << 10;
 
 /** How to walk a stream. */
 export interface WalkOptions {
@@ -41,18 +40,24 @@ export async function peekStream(
     const bytes = new Uint8Array(length);
     return bytes.subarray(0, source.readAt(bytes, position));
   };
-  const first = await readMigrationHead(new RangeSource(source, streamOffset), { startOffset: streamOffset });
+  const first = await readMigrationHead(headSource(source, streamOffset), { startOffset: streamOffset });
   const tail = searchStreamTail(read, source.sizeBytes, { streamOffset, ramSectionId: first.ram.id });
   if (tail === undefined) return undefined;
   const targetPageSize = tail.description?.content.pageSize;
   const head =
     targetPageSize === undefined || targetPageSize === first.pageSize
       ? first
-      : await readMigrationHead(new RangeSource(source, streamOffset), {
+      : await readMigrationHead(headSource(source, streamOffset), {
           startOffset: streamOffset,
           targetPageSize,
         });
   return { head, tail, sections: listStreamSections(head, tail), problems: [] };
+}
+
+/** The head takes a few kilobytes: its reader would else ask for a whole window. */
+function headSource(source: RandomAccessSource, position: number): ByteSource {
+  const range = new RangeSource(source, position);
+  return { read: (target) => range.read(target.subarray(0, HEAD_READ_BYTES)), close: () => range.close() };
 }
 
 /**

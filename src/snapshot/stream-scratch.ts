@@ -1,10 +1,7 @@
-import {
-  IGNORE_SHARED_CAPABILITY,
-  MappedRamWriter,
-  type MigrationTarget,
-  type PositionedFile,
-  type RamSectionType,
-} from "../engine/index.js";
+import { IGNORE_SHARED_CAPABILITY } from "../engine/mapped-ram/capability.js";
+import type { PositionedFile } from "../engine/mapped-ram/positioned-file.js";
+import { MappedRamWriter } from "../engine/mapped-ram/writer.js";
+import type { MigrationTarget, RamSectionType } from "../engine/migration-target.js";
 import { FormatError } from "../errors/index.js";
 import {
   type Configuration,

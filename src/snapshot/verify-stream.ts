@@ -1,5 +1,8 @@
-import { openCompressed, RangeSource, type RandomAccessSource } from "../channels/index.js";
-import { PageIndex, type PagePlaces, type ProgressListener } from "../engine/index.js";
+import type { RandomAccessSource } from "../channels/byte-stream.js";
+import { openCompressed } from "../channels/decompress.js";
+import { RangeSource } from "../channels/range-source.js";
+import { PageIndex, type PagePlaces } from "../engine/incoming/page-index.js";
+import type { ProgressListener } from "../engine/progress.js";
 import type { FormatError } from "../errors/index.js";
 import { compareDescription } from "./description-agreement.js";
 import type { SnapshotIdentity } from "./identify.js";

@@ -30,15 +30,23 @@ class NaiveBitmap {
 
 type Step =
   | { readonly kind: "set" | "clear"; readonly page: number }
-  | { readonly kind: "range"; readonly start: number; readonly length: number };
+  | {
+      readonly kind: "setRange" | "clearRange";
+      readonly start: number;
+      readonly length: number;
+    };
 
 const model = fc
   .record({
     pageCount: fc.integer({ min: 1, max: 300 }),
     steps: fc.array(
       fc.oneof(
-        fc.record({ kind: fc.constantFrom("set" as const, "clear" as const), page: fc.nat(299) }),
-        fc.record({ kind: fc.constant("range" as const), start: fc.nat(299), length: fc.nat(200) }),
+        fc.record({ kind: fc.constantFrom("set", "clear"), page: fc.nat(299) }),
+        fc.record({
+          kind: fc.constantFrom("setRange", "clearRange"),
+          start: fc.nat(299),
+          length: fc.nat(200),
+        }),
       ),
       { maxLength: 40 },
     ),
@@ -49,11 +57,14 @@ function run(pageCount: number, steps: readonly Step[]): { bitmap: PageBitmap; n
   const bitmap = new PageBitmap(pageCount);
   const naive = new NaiveBitmap(pageCount);
   for (const step of steps) {
-    if (step.kind === "range") {
+    if ("start" in step) {
       const start = step.start % pageCount;
       const end = Math.min(pageCount, start + step.length);
-      bitmap.setRange(start, end);
-      for (let page = start; page < end; page++) naive.pages.add(page);
+      bitmap[step.kind](start, end);
+      for (let page = start; page < end; page++) {
+        if (step.kind === "setRange") naive.pages.add(page);
+        else naive.pages.delete(page);
+      }
     } else {
       const page = step.page % pageCount;
       bitmap[step.kind](page);
@@ -117,6 +128,23 @@ describe("PageBitmap is a set of pages", () => {
     expect(bitmap.tailBits()).toBe(58);
     expect([...bitmap.runs()]).toEqual([{ start: 0, end: 70 }]);
     expect(bitmap.nextClear(0)).toBe(70);
+  });
+
+  test.each([
+    [0, 0],
+    [0, 130],
+    [31, 33],
+    [32, 64],
+    [33, 95],
+    [5, 5],
+    [129, 130],
+  ])("clearRange from %i to %i clears these and no others", (start, end) => {
+    const bitmap = new PageBitmap(130);
+    bitmap.setRange(0, 130);
+    bitmap.clearRange(start, end);
+    const expected = Array.from({ length: 130 }, (_, page) => page < start || page >= end);
+    expect(expected.map((_, page) => bitmap.has(page))).toEqual(expected);
+    expect(bitmap.count()).toBe(130 - (end - start));
   });
 
   test("an empty bitmap", () => {

@@ -46,12 +46,8 @@ function checkEndings(outcome: Outcome, must: Must): void {
   const { migrated, loaded, info, statuses, disturbances } = outcome;
   for (const end of [migrated, loaded]) {
     if (end === undefined || "value" in end) continue;
-    for (
-      let error = end.error;
-      error !== undefined;
-      error = error instanceof Error ? error.cause : undefined
-    ) {
-      const text = String(error);
+    for (let { error } = end; error !== undefined; error = error instanceof Error ? error.cause : undefined) {
+      const text = error instanceof Error ? String(error) : JSON.stringify(error);
       must(!/ramport bug|simulation:(?! never)|TypeError|RangeError/.test(text), `bug: ${text}`);
     }
   }

@@ -98,11 +98,11 @@ class Run {
     this.#guest = new SimGuest(this.#source, habit, new Random(seed * 17 + 5), this.#clock);
     this.#parameters = parameters;
     this.#wish = scenario.runsAtFirst ? "running" : "stopped";
-    const { saveDevices } = this.#source;
+    const saveDevices = this.#source.saveDevices.bind(this.#source);
     this.#source.saveDevices = () => {
       this.#wishAtSave = this.#wish;
       this.#link?.devicesFollow();
-      return saveDevices.call(this.#source);
+      return saveDevices();
     };
   }
 
@@ -214,8 +214,10 @@ class Run {
       if (this.#migration?.status !== "pre-switchover") return;
       if (what === "cancel") this.#cancel();
       else {
-        if (what === "resume") this.#resume();
+        if (what !== "continue") this.#resume();
         this.#migration.continue();
+        if (what !== "resume-and-pause") return;
+        this.#clock.after(this.#random.below(30) * 0.1, "pause again", () => this.#act({ kind: "pause" }));
       }
     });
   }

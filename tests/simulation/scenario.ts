@@ -48,7 +48,10 @@ export interface Scenario {
     readonly what: "cancel" | "resume";
   };
   /** With pause-before-switchover: what happens then, and when. */
-  readonly atPause: { readonly afterMs: number; readonly what: "continue" | "cancel" | "resume" };
+  readonly atPause: {
+    readonly afterMs: number;
+    readonly what: "continue" | "cancel" | "resume" | "resume-and-pause";
+  };
   readonly link: LinkSpec;
   readonly file: FileSpec;
   readonly destination: DestinationKind;
@@ -81,6 +84,7 @@ const PATTERNS = [
   "hot",
   "back-and-forth",
   "zeroing",
+  "zero-and-touch",
   "scattered",
   "few-bytes",
 ] as const;
@@ -146,13 +150,7 @@ export function scenarioOf(seed: number): Scenario {
       : {}),
     atPause: {
       afterMs: random.pick([0, 1, 40]),
-      what: random.pick([
-        "continue",
-        "continue",
-        "continue",
-        "cancel",
-        faults ? "resume" : "continue",
-      ] as const),
+      what: faults ? random.pick(["continue", "cancel", "resume", "resume-and-pause"] as const) : "continue",
     },
     link: makeLink(random, faults && stream, bytesPerMs, ramBytes, slowest),
     file: makeFile(random, faults, bytesPerMs, ramBytes),

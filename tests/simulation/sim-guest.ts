@@ -4,7 +4,15 @@ import type { VirtualClock } from "./virtual-clock.js";
 
 /** How a guest changes its memory. */
 export interface GuestHabit {
-  readonly pattern: "idle" | "sequential" | "hot" | "back-and-forth" | "zeroing" | "scattered" | "few-bytes";
+  readonly pattern:
+    | "idle"
+    | "sequential"
+    | "hot"
+    | "back-and-forth"
+    | "zeroing"
+    | "scattered"
+    | "few-bytes"
+    | "zero-and-touch";
   readonly everyMs: number;
   /** Places that it writes to each time. */
   readonly writes: number;
@@ -97,6 +105,13 @@ export class SimGuest {
         if (random.below(2) === 0) this.#host.write(block, anywhere * pageSize, this.#buffer.fill(0));
         else this.#host.write(block, anywhere * pageSize, this.#content());
         return;
+      case "zero-and-touch": {
+        // A few pages that become zero and get a few bytes again, as xbzrle likes them.
+        const page = random.below(Math.min(3, pages)) * pageSize;
+        if (random.below(3) === 0) this.#host.write(block, page, this.#buffer.fill(0));
+        else this.#host.write(block, page + random.below(pageSize), Uint8Array.of(1 + random.below(255)));
+        return;
+      }
       case "scattered": {
         // Across the border of two pages as often as not.
         const length = 1 + random.below(Math.min(pageSize, 64));

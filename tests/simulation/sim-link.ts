@@ -13,7 +13,7 @@ export interface LinkSpec {
   readonly longestRead: number;
   /** Writes are accepted in at most so many pieces of random length. */
   readonly mostPieces: number;
-  /** A writer hears late that its bytes were accepted. */
+  /** A writer hears late that its bytes were accepted, as in a process that is busy with its guest. */
   readonly lateWrites: boolean;
   /** The connection is reset when so many bytes have been accepted in a direction, perhaps counted from the devices on. */
   readonly resetAt?: ResetSpec;
@@ -30,6 +30,7 @@ interface ResetSpec {
 }
 
 const MOST_STALLS = 8;
+const LATE_MS = [0, 0, 0, 1, 12, 70] as const;
 
 interface Pending {
   readonly bytes: Uint8Array;
@@ -220,7 +221,7 @@ class Direction {
       }
       this.#pending.shift();
       write.waited();
-      const lateMs = this.#spec.lateWrites ? this.#random.below(3) * this.#spec.latencyMs : 0;
+      const lateMs = this.#spec.lateWrites ? LATE_MS[this.#random.below(LATE_MS.length)]! : 0;
       if (lateMs === 0) write.resolve();
       else this.#clock.after(lateMs, "write accepted", write.resolve);
     }

@@ -99,17 +99,18 @@ export class VirtualClock implements Clock {
    *   says what waits.
    */
   async run<T>(work: Promise<T>, limits: { readonly untilMs: number; readonly events: number }): Promise<T> {
-    const state: { settled: boolean } = { settled: false };
-    const settle = (): void => void (state.settled = true);
+    let settled = false;
+    const isSettled = (): boolean => settled;
+    const settle = (): void => void (settled = true);
     work.then(settle, settle);
     await microtasksDrained();
-    while (!state.settled) {
+    while (!isSettled()) {
       const next = this.#queue.next();
       if (next === undefined) {
         // A real turn of the event loop, in case that something does not go by this clock.
         await new Promise((resolve) => setImmediate(resolve));
         await microtasksDrained();
-        if (this.#queue.isEmpty && !state.settled) throw this.#stuck("Deadlock: nothing is left to happen");
+        if (this.#queue.isEmpty && !isSettled()) throw this.#stuck("Deadlock: nothing is left to happen");
         continue;
       }
       this.#nowMs = Math.max(this.#nowMs, next.atMs);

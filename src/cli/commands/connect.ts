@@ -1,4 +1,5 @@
-import { parseQmpAddress, QmpClient } from "../../qmp/index.js";
+import { parseQmpAddress } from "../../qmp/address.js";
+import { QmpClient } from "../../qmp/client.js";
 
 /** Connects to `--qmp`, runs the work and hangs up. */
 export async function withQmp<T>(

@@ -1,6 +1,7 @@
-import { openIncoming, parseFileWithOffset } from "../../channels/index.js";
+import { openIncoming } from "../../channels/open.js";
+import { parseFileWithOffset } from "../../channels/uri.js";
 import { printable } from "../../errors/index.js";
-import { type ConvertOptions, type ConvertResult, convertSnapshot } from "../../snapshot/index.js";
+import { type ConvertOptions, type ConvertResult, convertSnapshot } from "../../snapshot/convert.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes } from "../format.js";
 

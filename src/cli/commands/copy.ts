@@ -1,5 +1,5 @@
-import { parseFileWithOffset } from "../../channels/index.js";
-import { copySnapshot } from "../../snapshot/index.js";
+import { parseFileWithOffset } from "../../channels/uri.js";
+import { copySnapshot } from "../../snapshot/copy.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes } from "../format.js";
 

@@ -1,18 +1,18 @@
 import { once } from "node:events";
 import process from "node:process";
 
-import { parseFileWithOffset } from "../../channels/index.js";
+import { parseFileWithOffset } from "../../channels/uri.js";
 import { printable } from "../../errors/index.js";
+import type { FieldDifference } from "../../snapshot/diff-devices.js";
 import {
   assertComparable,
   type DiffEvent,
   type DiffRange,
   diffSnapshots,
   type DiffSummary,
-  type FieldDifference,
-  openSnapshot,
-  type Snapshot,
-} from "../../snapshot/index.js";
+} from "../../snapshot/diff.js";
+import { openSnapshot } from "../../snapshot/open.js";
+import type { Snapshot } from "../../snapshot/snapshot.js";
 import { type CommandContext, type CommonOptions, withContext } from "../context.js";
 import { table } from "../table.js";
 

@@ -1,11 +1,8 @@
-import { openIncoming, parseFileWithOffset } from "../../channels/index.js";
+import { openIncoming } from "../../channels/open.js";
+import { parseFileWithOffset } from "../../channels/uri.js";
 import { printable, UsageError } from "../../errors/index.js";
-import {
-  extractBlocks,
-  type ExtractOptions,
-  type ExtractResult,
-  type ExtractTarget,
-} from "../../snapshot/index.js";
+import type { ExtractTarget } from "../../snapshot/extract-files.js";
+import { extractBlocks, type ExtractOptions, type ExtractResult } from "../../snapshot/extract.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes } from "../format.js";
 import { table } from "../table.js";

@@ -1,8 +1,9 @@
 import process from "node:process";
 
-import { parseFileWithOffset } from "../../channels/index.js";
+import { parseFileWithOffset } from "../../channels/uri.js";
 import { printable } from "../../errors/index.js";
-import { readLibvirtXml, snapshotInfo, type SnapshotInfo } from "../../snapshot/index.js";
+import { snapshotInfo, type SnapshotInfo } from "../../snapshot/info.js";
+import { readLibvirtXml } from "../../snapshot/libvirt-xml.js";
 import { type CommonOptions, printResult } from "../context.js";
 import { bytes } from "../format.js";
 import { table } from "../table.js";

@@ -2,17 +2,11 @@ import { once } from "node:events";
 import process from "node:process";
 import { setImmediate as nextTurn } from "node:timers/promises";
 
-import picomatch from "picomatch";
-
-import { parseFileWithOffset } from "../../channels/index.js";
+import { parseFileWithOffset } from "../../channels/uri.js";
 import { FormatError, printable, throwIfAborted, UsageError } from "../../errors/index.js";
-import {
-  descriptionLines,
-  type InspectedDevice,
-  inspectionJson,
-  inspectSnapshot,
-  type SnapshotInspection,
-} from "../../snapshot/index.js";
+import { descriptionLines } from "../../snapshot/inspect-description.js";
+import { inspectionJson } from "../../snapshot/inspect-json.js";
+import { type InspectedDevice, inspectSnapshot, type SnapshotInspection } from "../../snapshot/inspect.js";
 import { type CommonOptions, withContext } from "../context.js";
 import { treeLines } from "../tree.js";
 
@@ -30,7 +24,7 @@ export async function inspect(
   },
 ): Promise<void> {
   const { path, offset } = parseFileWithOffset(file);
-  const isWanted = deviceFilter(options.device);
+  const isWanted = await deviceFilter(options.device);
   await withContext(options, async ({ signal, onProgress }) => {
     const inspection = await inspectSnapshot(path, { offset, signal, onProgress });
     const errors: Error[] = [...inspection.problems];
@@ -74,9 +68,10 @@ function output(
 type DeviceFilter = (name: string, instance: number) => boolean;
 
 /** A name with characters that mean something in a glob is also found as it is. */
-function deviceFilter(globs: readonly string[] | undefined): DeviceFilter {
+async function deviceFilter(globs: readonly string[] | undefined): Promise<DeviceFilter> {
   if (globs === undefined) return () => true;
   if (globs.includes("")) throw new UsageError("--device takes a name, not nothing");
+  const { default: picomatch } = await import("picomatch");
   // bash: a star stands for slashes too, as names are full of them.
   const fits = picomatch([...globs], { bash: true, dot: true, nonegate: true });
   return (name, instance) => [name, `${name}/${instance}`].some((text) => globs.includes(text) || fits(text));

@@ -1,17 +1,16 @@
 import path from "node:path";
 
-import { OutputFile, parseFileWithOffset } from "../../channels/index.js";
+import { OutputFile } from "../../channels/output-file.js";
+import { parseFileWithOffset } from "../../channels/uri.js";
 import {
   mapDifference,
-  mapFormatOf,
   mapMemory,
   type MapNumbers,
   mapNumbers,
-  maxCellsOf,
   type MemoryMap,
-  writeMap,
-} from "../../map/index.js";
-import { openSnapshot } from "../../snapshot/index.js";
+} from "../../map/memory-map.js";
+import { mapFormatOf, maxCellsOf, writeMap } from "../../map/write-map.js";
+import { openSnapshot } from "../../snapshot/open.js";
 import { type CommandContext, type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes } from "../format.js";
 import { table } from "../table.js";

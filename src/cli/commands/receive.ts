@@ -1,6 +1,6 @@
-import { parseMigrationUri } from "../../channels/index.js";
+import { parseMigrationUri } from "../../channels/uri.js";
 import { printable } from "../../errors/index.js";
-import { receiveSnapshot } from "../../session/index.js";
+import { receiveSnapshot } from "../../session/receive.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes } from "../format.js";
 

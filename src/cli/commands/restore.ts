@@ -1,9 +1,9 @@
 import { printable } from "../../errors/index.js";
-import { type RestoreOptions, restoreVm } from "../../session/index.js";
+import { type RestoreOptions, restoreVm } from "../../session/restore.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes, duration } from "../format.js";
 import { withQmp } from "./connect.js";
-import { parseFileWithOffset } from "../../channels/index.js";
+import { parseFileWithOffset } from "../../channels/uri.js";
 
 /** `ramport restore`. */
 export async function restore(

@@ -1,5 +1,5 @@
 import { printable } from "../../errors/index.js";
-import { type SaveOptions, type SaveResult, saveVm } from "../../session/index.js";
+import { type SaveOptions, type SaveResult, saveVm } from "../../session/save.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes, duration } from "../format.js";
 import { withQmp } from "./connect.js";

@@ -1,7 +1,7 @@
 import process from "node:process";
 
-import { parseFileWithOffset, parseMigrationUri } from "../../channels/index.js";
-import { sendSnapshot } from "../../session/index.js";
+import { parseFileWithOffset, parseMigrationUri } from "../../channels/uri.js";
+import { sendSnapshot } from "../../session/send.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes } from "../format.js";
 

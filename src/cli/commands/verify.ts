@@ -1,5 +1,6 @@
-import { parseFileWithOffset } from "../../channels/index.js";
-import { type VerifyProblem, verifySnapshot } from "../../snapshot/index.js";
+import { parseFileWithOffset } from "../../channels/uri.js";
+import type { VerifyProblem } from "../../snapshot/verify-problems.js";
+import { verifySnapshot } from "../../snapshot/verify.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 
 /** `ramport verify`; says whether the file is good. */

@@ -3,12 +3,12 @@ import { FormatError } from "../../errors/index.js";
 import { RamFlag, ramRecordHeadBytes, writeRamRecordHead } from "../../wire/index.js";
 import { type MappedRamBlock, readPageBitmap } from "../mapped-ram/open.js";
 
-const READ_BYTES = 1 << 20;
-const STAGING_BYTES = 1 << 20;
+/** Small enough for the processor's cache, and what files are best written in: see `WriteCombiner`. */
+const STAGING_BYTES = 256 << 10;
 
 /**
- * Frames the pages of a mapped-ram file as RAM records: runs are read in large pieces, records gathered in one large
- * buffer, and there is one write for each buffer.
+ * Frames the pages of a mapped-ram file as RAM records: runs are read in large pieces, right to where their records go, and
+ * there is one write for each buffer full of them.
  */
 export class PageSender {
   normalPages = 0;
@@ -16,7 +16,6 @@ export class PageSender {
   readonly #file: RandomAccessSource;
   readonly #pageSize: number;
   readonly #write: (bytes: Uint8Array, coveredBytes: number) => Promise<void>;
-  readonly #pages = new Uint8Array(READ_BYTES);
   readonly #staging = new Uint8Array(STAGING_BYTES);
   readonly #view = new DataView(this.#staging.buffer);
   #staged = 0;
@@ -72,27 +71,36 @@ export class PageSender {
   }
 
   async #sendRun(block: string, pagesOffset: number, start: number, end: number): Promise<void> {
-    const pageSize = this.#pageSize;
-    const pagesPerRead = READ_BYTES / pageSize;
-    for (let first = start; first < end; first += pagesPerRead) {
-      const count = Math.min(pagesPerRead, end - first);
-      this.#readPages(block, pagesOffset + first * pageSize, count * pageSize);
-      for (let index = 0; index < count;) {
-        while (index < count && this.#roomFor(pageSize)) {
-          this.#putHead(first + index, RamFlag.PAGE);
-          this.#staging.set(this.#pages.subarray(index * pageSize, (index + 1) * pageSize), this.#staged);
-          this.#staged += pageSize;
-          index += 1;
-        }
-        if (index < count) await this.flush();
-      }
-      this.normalPages += count;
+    for (let first = start; first < end;) {
+      if (!this.#roomFor(this.#pageSize)) await this.flush();
+      first += this.#stagePages(block, pagesOffset, first, end);
     }
   }
 
-  #readPages(block: string, position: number, length: number): void {
-    const count = this.#file.readAt(this.#pages.subarray(0, length), position);
-    if (count === length) return;
+  /** Reads as many pages as there is room for, at least one, and puts their heads in. Returns how many. */
+  #stagePages(block: string, pagesOffset: number, first: number, end: number): number {
+    const pageSize = this.#pageSize;
+    const recordBytes = ramRecordHeadBytes(undefined) + pageSize;
+    const room = STAGING_BYTES - this.#staged - ramRecordHeadBytes(this.#newBlock) - pageSize;
+    const count = Math.min(end - first, 1 + Math.floor(room / recordBytes));
+    const stagedEnd = STAGING_BYTES - room + (count - 1) * recordBytes;
+    // The last page is read to its place. Those before it lie behind theirs, by a head for each one that follows, and are
+    // moved up from the first one on: nothing is overwritten that is still to be moved.
+    let from = stagedEnd - count * pageSize;
+    this.#readPages(block, pagesOffset + first * pageSize, this.#staging.subarray(from, stagedEnd));
+    for (let page = first; page < first + count; page++) {
+      this.#putHead(page, RamFlag.PAGE);
+      if (from !== this.#staged) this.#staging.copyWithin(this.#staged, from, from + pageSize);
+      this.#staged += pageSize;
+      from += pageSize;
+    }
+    this.normalPages += count;
+    return count;
+  }
+
+  #readPages(block: string, position: number, target: Uint8Array): void {
+    const count = this.#file.readAt(target, position);
+    if (count === target.length) return;
     throw new FormatError("truncated", "The file became shorter while it was read", {
       offset: position + count,
       section: "ram",

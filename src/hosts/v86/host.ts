@@ -43,7 +43,7 @@ const DEFAULT_VIDEO_MEMORY = 1 << 20;
 /** v86 rounds everything else: a machine would be of another size than it was asked for. */
 const MEMORY_UNIT = 128 << 10;
 const LEAST_MEMORY = 1 << 20;
-const LEAST_MEMORY_WITH_INITRD = 64 << 20;
+const INITRD_ADDRESS = 64 << 20;
 const MOST_MEMORY = 2 ** 31 - MEMORY_UNIT;
 /** Serial ports that v86 can have. */
 export const SERIAL_PORTS = 4;
@@ -243,13 +243,19 @@ const SERIAL_OUTPUT = [
   "serial3-output-byte",
 ] as const;
 
-function checkMemorySize({ memoryBytes, v86 }: V86HostOptions): void {
-  const least = v86?.initrd === undefined ? LEAST_MEMORY : LEAST_MEMORY_WITH_INITRD;
+function checkMemorySize({ memoryBytes, multiboot, v86 }: V86HostOptions): void {
+  const initrd = v86?.initrd;
+  let least = LEAST_MEMORY;
+  if (initrd !== undefined) {
+    // Linux's is put there; behind a Multiboot image it is somewhere before.
+    const size = multiboot === undefined && "buffer" in initrd ? initrd.buffer.byteLength : 0;
+    least = INITRD_ADDRESS + Math.ceil(size / MEMORY_UNIT) * MEMORY_UNIT;
+  }
   if (memoryBytes % MEMORY_UNIT === 0 && memoryBytes >= least && memoryBytes <= MOST_MEMORY) return;
   throw new UsageError("A v86 cannot have this much memory", {
-    expected: `a multiple of ${MEMORY_UNIT >> 10} KiB from ${least >> 20} MiB to 2047 MiB`,
+    expected: `a multiple of ${MEMORY_UNIT >> 10} KiB from ${least >> 10} KiB to 2047 MiB`,
     actual: `${memoryBytes} bytes`,
-    ...(v86?.initrd === undefined ? {} : { hint: "an initial RAM disk needs at least 64 MiB" }),
+    ...(initrd === undefined ? {} : { hint: "v86 puts an initial RAM disk behind the first 64 MiB" }),
   });
 }
 
