@@ -19,6 +19,7 @@ export * from "./ram-records.js";
 export * from "./section.js";
 export { type ReadAt, searchStreamTail, type TailSearchOptions } from "./section-search.js";
 export * from "./vmstate-description.js";
+export type * from "./vmstate-events.js";
 export {
   type DeviceLayout,
   type FieldLayout,

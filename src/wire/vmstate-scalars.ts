@@ -24,6 +24,9 @@ export const NULL_POINTER_MARKER = 0x30;
 /** `VMS_MARKER_PTR_VALID`: the element itself follows (QEMU 11 and later). */
 export const VALID_POINTER_MARKER = 0x31;
 
+/** The one type whose values have lengths of their own, which no description tells: the name of a capability. */
+export const CAPABILITY = "capability";
+
 const bool: Scalar = {
   bytes: 1,
   decode: (view, at) => (view.getUint8(at) > 1 ? undefined : view.getUint8(at) === 1),

@@ -1,5 +1,5 @@
 import { FormatError } from "../errors/index.js";
-import type { VmstateEvent, VmstateGroup, VmstateLeaf } from "./vmstate-values.js";
+import type { VmstateEvent, VmstateGroup, VmstateLeaf } from "./vmstate-events.js";
 import type { VmstateValue } from "./vmstate-scalars.js";
 
 /** A group with its parts. */

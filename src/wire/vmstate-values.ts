@@ -1,6 +1,15 @@
 import { assert, FormatError, printable } from "../errors/index.js";
 import { ByteReader } from "./byte-reader.js";
 import { SectionType } from "./constants.js";
+import type {
+  UndecodedReason,
+  VmstateEnd,
+  VmstateEvent,
+  VmstateGroup,
+  VmstateLeaf,
+  VmstatePlace,
+} from "./vmstate-events.js";
+import { type ElasticField, fitLayout, type LayoutFit } from "./vmstate-fit.js";
 import {
   type DeviceLayout,
   type FieldLayout,
@@ -9,6 +18,7 @@ import {
 } from "./vmstate-layout.js";
 import { isListType, listItems } from "./vmstate-lists.js";
 import {
+  CAPABILITY,
   decodeScalar,
   isBytes,
   isScalar,
@@ -17,59 +27,6 @@ import {
   type VmstateValue,
   wordsOf,
 } from "./vmstate-scalars.js";
-
-/** Why bytes stay bytes. */
-export type UndecodedReason =
-  /** The description has no fields for them. */
-  | "no-description"
-  /** A type whose wire form ramport does not know: the device writes it with code of its own. */
-  | "unknown-type"
-  /** The description's sizes contradict each other or the payload. */
-  | "size-mismatch"
-  /** The sizes fit, but such bytes cannot be of that type. */
-  | "impossible-value";
-
-/** What each node of a device's values has. */
-export interface VmstatePlace {
-  /** As the description has it: may hold any character, and may repeat among its neighbours. */
-  readonly name: string;
-  /** In an array or a list: its place there, from 0. */
-  readonly index?: number;
-  /** QEMU's name of the type. */
-  readonly type: string;
-  /** Where it starts, as an offset in the file or stream. */
-  readonly offset: number;
-  /** Bytes on the wire. */
-  readonly size: number;
-}
-
-/** Something with parts, which follow it in the order of the wire. */
-export interface VmstateGroup extends VmstatePlace {
-  /**
-   * A subsection's size and offset include its own header. `list` is a queue, list or tree; its items are structs, or
-   * for a tree pairs of struct items with the names `key` and `value`.
-   */
-  readonly kind: "struct" | "subsection" | "array" | "list";
-  /** Name and version of its vmsd (structs and subsections). */
-  readonly vmsdName?: string;
-  readonly version?: number;
-}
-
-/** A value. */
-export interface VmstateLeaf extends VmstatePlace {
-  readonly kind: "value";
-  readonly value: VmstateValue;
-  /** Set when the value is bytes only because they could not be decoded. */
-  readonly undecoded?: UndecodedReason;
-}
-
-/** The end of the group that was opened last. */
-export interface VmstateEnd {
-  readonly kind: "end";
-}
-
-/** What {@link decodeVmstate} yields: groups that open, values, and groups that end. */
-export type VmstateEvent = VmstateGroup | VmstateLeaf | VmstateEnd;
 
 /** What to decode. */
 export interface VmstateSource {
@@ -94,7 +51,6 @@ const MAX_NODES = 16 * 1024 * 1024;
  */
 const BATCH_EVENTS = 256;
 
-const CAPABILITY = "capability";
 const END: VmstateEnd = { kind: "end" };
 
 /**
@@ -131,8 +87,7 @@ class VmstateDecoder {
   #at = 0;
   #nodes = 0;
   #batch: VmstateEvent[] = [];
-  /** The one field whose size the description has wrong, and its real size. */
-  #elastic: { readonly field: FieldLayout; readonly bytes: number } | undefined;
+  #elastic: ElasticField | undefined;
 
   constructor(source: VmstateSource) {
     const { payload } = source;
@@ -165,11 +120,13 @@ class VmstateDecoder {
 
   *#device(layout: VmsdLayout | undefined): Steps {
     const { section, payload } = this.#source;
-    const reason = layout === undefined ? "no-description" : this.#misfit(layout);
+    const fit: LayoutFit =
+      layout === undefined ? { reason: "no-description" } : fitLayout(layout, payload.length);
     this.#open("struct", { name: section, type: "struct" }, payload.length, layout);
-    if (layout === undefined || reason !== undefined) {
-      this.#raw({ name: "data", type: "buffer" }, payload.length, reason);
+    if (layout === undefined || fit.reason !== undefined) {
+      this.#raw({ name: "data", type: "buffer" }, payload.length, fit.reason);
     } else {
+      this.#elastic = fit.elastic;
       yield* this.#vmsd(layout);
       if (this.#at !== payload.length) {
         throw this.#error("inconsistent", "Fields with lengths of their own do not add up to the payload", {
@@ -179,23 +136,6 @@ class VmstateDecoder {
       }
     }
     this.#close();
-  }
-
-  /** Why a device cannot be decoded; undefined when it can, perhaps with one field that takes what is left. */
-  #misfit(layout: VmsdLayout): UndecodedReason | undefined {
-    const { fields, bytes } = layout;
-    if (fields === undefined || bytes === undefined) return "no-description";
-    const slack = this.#source.payload.length - bytes;
-    if (slack === 0 || hasOwnLengths(layout)) return undefined;
-    // An array has the size of its first element for all; QEMU 9 and older do that even for pointers of which some are
-    // null. When a device has just one such array, the difference is in it.
-    const field = fields.find(isElastic);
-    const isAlone = fields.filter(({ name }) => name === field?.name).length === 1;
-    if (field === undefined || !isAlone || countElastic(layout) !== 1) return "size-mismatch";
-    const real = field.bytes * field.count + slack;
-    if (real < 0) return "size-mismatch";
-    this.#elastic = { field, bytes: real };
-    return undefined;
   }
 
   *#vmsd(vmsd: VmsdLayout): Steps {
@@ -469,29 +409,4 @@ function sameName(fields: readonly FieldLayout[], start: number): readonly Field
 /** Whether a field is one value and nothing else. */
 function isPlain({ type, struct, inline }: FieldLayout): boolean {
   return struct === undefined && inline.length === 0 && isScalar(type);
-}
-
-/** Whether the description can have the size of a field wrong: it has that of the first element for all. */
-function isElastic(field: FieldLayout): boolean {
-  return (
-    field.count > 1 &&
-    !isScalar(field.type) &&
-    !isBytes(field.type) &&
-    wordsOf(field.type, field.bytes) === undefined
-  );
-}
-
-function countElastic(vmsd: VmsdLayout | undefined): number {
-  const nested = (field: FieldLayout): number =>
-    [field.struct, ...field.inline].reduce((sum, inner) => sum + countElastic(inner), 0);
-  const own = (vmsd?.fields ?? []).reduce((sum, field) => sum + (isElastic(field) ? 1 : nested(field)), 0);
-  return (vmsd?.subsections ?? []).reduce((sum, inner) => sum + countElastic(inner), own);
-}
-
-/** Whether values have lengths of their own, which the description cannot know. */
-function hasOwnLengths(vmsd: VmsdLayout): boolean {
-  return (
-    (vmsd.fields ?? []).some(({ type }) => type === CAPABILITY) ||
-    vmsd.subsections.some((inner) => hasOwnLengths(inner))
-  );
 }
