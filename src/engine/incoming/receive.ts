@@ -19,7 +19,6 @@ import {
   encodeCommand,
   encodePong,
   encodeShut,
-  endsWithDescription,
   Limits,
   MigrationCommand,
   RAM_SECTION,
@@ -35,8 +34,8 @@ import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "../mapped-ram/c
 import type { MigrationTarget, RamSectionType } from "../migration-target.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
 import { StreamInput } from "../stream-input.js";
-import { isDescribedTail, isWholeTail } from "./described-tail.js";
 import { PageIndex } from "./page-index.js";
+import { readTail } from "./read-tail.js";
 import { type StreamHead, StreamFacts } from "./stream-facts.js";
 
 /** How to receive. */
@@ -68,12 +67,6 @@ export interface ReceiveResult {
    */
   confirm(): Promise<void>;
 }
-
-/** Device state that is kept in memory until the stream's end, when its description says what it is. */
-const INITIAL_TAIL_BYTES = 1 << 20;
-/** A source that has more to send does not pause between two bytes for so long, or its pause costs one look. */
-const SILENCE_MS = 5;
-const LONG_SILENCE_MS = 500;
 
 /**
  * Reads one precopy migration stream to its end and hands it to a target.
@@ -143,9 +136,16 @@ class IncomingMigration {
     const input = this.#input;
     await this.readHead();
     while (!this.#ramEnded) await this.#readSection();
-    const bytes = await this.#readTail();
+    const footers = this.#footers ?? true;
+    const { describesAllDevices, clock } = this.#options;
+    const bytes = await readTail(input, {
+      footers,
+      sourceWaits: this.#returnPath !== undefined,
+      describesAllDevices: describesAllDevices ?? false,
+      clock: clock ?? systemClock,
+    });
     const offset = input.endOffset - bytes.length;
-    const tail = decodeStreamTail(bytes, offset, { footers: this.#footers ?? true });
+    const tail = decodeStreamTail(bytes, offset, { footers });
     this.#target.tail(tail, bytes);
     if (this.#ram === undefined)
       throw new FormatError("malformed", "The stream has no RAM section", { offset });
@@ -402,64 +402,6 @@ class IncomingMigration {
           },
         );
     }
-  }
-
-  /**
-   * Device sections and the description: everything to the end of the source. A source with a return path does not
-   * close before it was told that all is well; there the description's end is the end.
-   */
-  async #readTail(): Promise<Uint8Array> {
-    const input = this.#input;
-    let tail = new Uint8Array(INITIAL_TAIL_BYTES);
-    let length = 0;
-    do {
-      if (length + input.available > Limits.tailBytes) {
-        throw new FormatError("limit-exceeded", `The device state is longer than ${Limits.tailBytes} bytes`, {
-          offset: input.offset,
-        });
-      }
-      if (length + input.available > tail.length) {
-        const larger = new Uint8Array(Math.max(tail.length * 2, length + input.available));
-        larger.set(tail);
-        tail = larger;
-      }
-      tail.set(input.bytes.subarray(input.position, input.end), length);
-      length += input.available;
-      input.position = input.end;
-    } while (await this.#fillTail(tail.subarray(0, length)));
-    return tail.subarray(0, length);
-  }
-
-  /**
-   * Reads more of the tail, or finds that there is no more. A source that waits to be told falls silent; only then is it
-   * worth looking whether what came is whole.
-   */
-  async #fillTail(tail: Uint8Array): Promise<boolean> {
-    const filled = this.#input.fill();
-    if (this.#returnPath === undefined) return filled;
-    const footers = this.#footers ?? true;
-    const looks: [silenceMs: number, isEnd: () => boolean][] = [
-      // The bytes of a device may look like a description: only one that fits all sections is believed.
-      [SILENCE_MS, () => endsWithDescription(tail) && isDescribedTail(tail, footers)],
-    ];
-    if (this.#options.describesAllDevices !== true) {
-      // Devices of which the description does not say how long they are; or none at all (suppress-vmdesc), and then the
-      // sections must add up to the last byte.
-      const mayBeWhole = (): boolean =>
-        endsWithDescription(tail) || (tail.at(-1) === SectionType.EOF && isWholeTail(tail, footers));
-      looks.push([LONG_SILENCE_MS, mayBeWhole]);
-    }
-    for (const [silenceMs, isEnd] of looks) {
-      const silence = this.#options.clock ?? systemClock;
-      const more = await Promise.race([filled, silence.sleep(silenceMs).then(() => undefined)]);
-      if (more !== undefined) return more;
-      if (isEnd()) {
-        // Nobody waits for it any more; closing the source ends it.
-        filled.catch(() => undefined);
-        return false;
-      }
-    }
-    return filled;
   }
 }
 
