@@ -32,15 +32,14 @@ export {
 export { type PassedSection, StreamFacts, type StreamHead } from "./incoming/stream-facts.js";
 export { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "./mapped-ram/capability.js";
 export { findOverlaps, type Overlap } from "./mapped-ram/areas.js";
+export { checkPageBitmaps, readPageBitmap } from "./mapped-ram/bitmaps.js";
 export {
-  checkPageBitmaps,
   type EarlySection,
   type MappedRamBlock,
   type MappedRamFile,
   openMappedRam,
-  readMappedRamTail,
-  readPageBitmap,
 } from "./mapped-ram/open.js";
+export { readMappedRamTail } from "./mapped-ram/tail.js";
 export { type PageCounts, type PlacedBlock, PlacedPages } from "./mapped-ram/placed-pages.js";
 export type { PositionedFile } from "./mapped-ram/positioned-file.js";
 export { clearStalePages } from "./mapped-ram/stale-pages.js";

@@ -1,5 +1,6 @@
 import type { RandomAccessSource } from "../channels/index.js";
-import { examineMappedRam, type ExaminedMappedRamFile, readTailBytes } from "../engine/mapped-ram/open.js";
+import { examineMappedRam, type ExaminedMappedRamFile } from "../engine/mapped-ram/open.js";
+import { readTailBytes } from "../engine/mapped-ram/tail.js";
 import { findOverlaps } from "../engine/mapped-ram/areas.js";
 import { FormatError } from "../errors/index.js";
 import { examineStreamTail, type ExaminedStreamTail } from "../wire/index.js";

@@ -1,4 +1,5 @@
-import { openMappedRam, readPageBitmap } from "../../src/engine/mapped-ram/open.js";
+import { readPageBitmap } from "../../src/engine/mapped-ram/bitmaps.js";
+import { openMappedRam } from "../../src/engine/mapped-ram/open.js";
 import { isZero } from "../../src/memory/index.js";
 import { countRecords } from "./count-records.js";
 import type { Outcome } from "./run-scenario.js";

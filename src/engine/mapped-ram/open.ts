@@ -1,9 +1,7 @@
 import type { RandomAccessSource } from "../../channels/index.js";
 import { assert, FormatError } from "../../errors/index.js";
-import { PageBitmap } from "../../memory/index.js";
 import {
   afterType,
-  bitmapBytes,
   BlockListBuilder,
   type Configuration,
   decodeBlockListEntry,
@@ -14,7 +12,6 @@ import {
   decodeMappedRamHeader,
   decodeSectionFooter,
   decodeSectionHeader,
-  decodeStreamTail,
   DEFAULT_TARGET_PAGE_SIZE,
   Limits,
   type MappedRamHeader,
@@ -25,10 +22,10 @@ import {
   searchSectionFooter,
   type SectionHeader,
   SectionType,
-  type StreamTail,
 } from "../../wire/index.js";
 import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "./capability.js";
 import { findOverlaps } from "./areas.js";
+import { checkMappedBlock } from "./block-checks.js";
 import { FileCursor } from "./file-cursor.js";
 
 /** A RAM block of a mapped-ram file. */
@@ -109,24 +106,6 @@ export function openMappedRam(file: RandomAccessSource, streamOffset = 0): Mappe
 }
 
 /**
- * Checks the bitmaps: a loader would take pages from behind a block whose bitmap has more bits than the block pages.
- *
- * @throws FormatError `inconsistent`, or `truncated` when the file ends inside a bitmap.
- */
-export function checkPageBitmaps(file: RandomAccessSource, blocks: readonly MappedRamBlock[]): void {
-  for (const block of blocks) {
-    const strayBits = readPageBitmap(file, block).tailBits();
-    if (strayBits === 0) continue;
-    throw new FormatError("inconsistent", "A bitmap has bits set behind its last page", {
-      ...(block.mapped === undefined ? {} : { offset: block.mapped.bitmapOffset }),
-      section: RAM_SECTION.name,
-      block: block.name,
-      actual: strayBits,
-    });
-  }
-}
-
-/**
  * Reads the same as {@link openMappedRam}, going on behind what is wrong as far as `onProblem` allows.
  *
  * @throws FormatError for what cannot be passed over, and whatever `onProblem` throws.
@@ -142,54 +121,6 @@ export function examineMappedRam(
     });
   }
   return new SkeletonReader(file, streamOffset, options).read();
-}
-
-/**
- * Reads and decodes what stands behind RAM: device sections, EOF and the description.
- *
- * @throws FormatError as decodeStreamTail does.
- */
-export function readMappedRamTail(
-  file: RandomAccessSource,
-  skeleton: Pick<MappedRamFile, "ramEndOffset">,
-): { tail: StreamTail; bytes: Uint8Array } {
-  const bytes = readTailBytes(file, skeleton.ramEndOffset);
-  return { tail: decodeStreamTail(bytes, skeleton.ramEndOffset), bytes };
-}
-
-/** Reads all bytes behind RAM, which is little: pages are in front of them. */
-export function readTailBytes(file: RandomAccessSource, ramEndOffset: number): Uint8Array {
-  const length = file.sizeBytes - ramEndOffset;
-  if (length > Limits.tailBytes) {
-    throw new FormatError("limit-exceeded", "The device state is absurdly long", {
-      offset: ramEndOffset,
-      expected: `at most ${Limits.tailBytes} bytes`,
-      actual: length,
-    });
-  }
-  return new FileCursor(file, ramEndOffset).read(ramEndOffset, length);
-}
-
-/**
- * Reads a block's bitmap: which pages have content.
- *
- * @throws FormatError `truncated` when the file ends inside it.
- */
-export function readPageBitmap(file: RandomAccessSource, block: MappedRamBlock): PageBitmap {
-  if (block.mapped === undefined) return new PageBitmap(0);
-  const pages = block.usedLength / block.mapped.pageSize;
-  const bytes = new Uint8Array(bitmapBytes(pages));
-  const count = file.readAt(bytes, block.mapped.bitmapOffset);
-  if (count < bytes.length) {
-    throw new FormatError("truncated", "The file ends inside a bitmap", {
-      offset: block.mapped.bitmapOffset,
-      section: RAM_SECTION.name,
-      block: block.name,
-      expected: `${bytes.length} bytes`,
-      actual: `${count} bytes`,
-    });
-  }
-  return PageBitmap.fromBytes(pages, bytes);
 }
 
 class SkeletonReader {
@@ -401,45 +332,6 @@ class SkeletonReader {
     );
     return true;
   }
-}
-
-/** What must hold before anything is allocated or read by these numbers; QEMU 10.0 crashes or loads garbage on some. */
-function checkMappedBlock(
-  entry: RamBlockEntry,
-  mapped: MappedRamHeader,
-  offset: number,
-  sizeBytes: number,
-  onProblem: (problem: FormatError) => void,
-): boolean {
-  const { pageSize, bitmapOffset, pagesOffset } = mapped;
-  const fail = (code: "malformed" | "truncated", message: string, expected: string, actual: number): void => {
-    const place = { offset, section: RAM_SECTION.name, block: entry.name };
-    onProblem(new FormatError(code, message, { ...place, expected, actual }));
-  };
-  const { minTargetPageSize, maxTargetPageSize } = Limits;
-  if (pageSize < minTargetPageSize || pageSize > maxTargetPageSize || (pageSize & (pageSize - 1)) !== 0) {
-    const expected = `a power of two from ${minTargetPageSize} to ${maxTargetPageSize}`;
-    fail("malformed", "The page size of a RAM block is impossible", expected, pageSize);
-    return false;
-  }
-  if (entry.usedLength % pageSize !== 0) {
-    fail(
-      "malformed",
-      "A RAM block is no multiple of its page size",
-      `a multiple of ${pageSize}`,
-      entry.usedLength,
-    );
-  }
-  if (pagesOffset % pageSize !== 0) {
-    fail("malformed", "The pages of a RAM block are not aligned", `a multiple of ${pageSize}`, pagesOffset);
-  }
-  const bitmapEnd = bitmapOffset + bitmapBytes(entry.usedLength / pageSize);
-  if (bitmapEnd > sizeBytes)
-    fail("truncated", "A bitmap lies past the end of the file", `at most ${sizeBytes}`, bitmapEnd);
-  const pagesEnd = pagesOffset + entry.usedLength;
-  if (pagesEnd > sizeBytes)
-    fail("truncated", "Pages lie past the end of the file", `at most ${sizeBytes}`, pagesEnd);
-  return true;
 }
 
 function noFurtherBlock(list: BlockListBuilder<MappedRamBlock>, offset: number): FormatError {

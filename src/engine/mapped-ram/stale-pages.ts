@@ -1,5 +1,6 @@
 import { isZero } from "../../memory/index.js";
-import { type MappedRamFile, readPageBitmap } from "./open.js";
+import { readPageBitmap } from "./bitmaps.js";
+import type { MappedRamFile } from "./open.js";
 import type { PositionedFile } from "./positioned-file.js";
 
 const READ_BYTES = 1 << 20;

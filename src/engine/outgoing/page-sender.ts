@@ -1,7 +1,8 @@
 import type { RandomAccessSource } from "../../channels/index.js";
 import { FormatError } from "../../errors/index.js";
 import { RamFlag, ramRecordHeadBytes, writeRamRecordHead } from "../../wire/index.js";
-import { type MappedRamBlock, readPageBitmap } from "../mapped-ram/open.js";
+import { readPageBitmap } from "../mapped-ram/bitmaps.js";
+import type { MappedRamBlock } from "../mapped-ram/open.js";
 
 /** Small enough for the processor's cache, and what files are best written in: see `WriteCombiner`. */
 const STAGING_BYTES = 256 << 10;

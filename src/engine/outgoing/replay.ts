@@ -4,13 +4,9 @@ import type { RandomAccessSource } from "../../channels/index.js";
 import { FormatError, throwIfAborted } from "../../errors/index.js";
 import { type RamRecordSink, SectionType } from "../../wire/index.js";
 import { MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
-import {
-  type EarlySection,
-  type MappedRamBlock,
-  type MappedRamFile,
-  readMappedRamTail,
-  readPageBitmap,
-} from "../mapped-ram/open.js";
+import { readPageBitmap } from "../mapped-ram/bitmaps.js";
+import type { EarlySection, MappedRamBlock, MappedRamFile } from "../mapped-ram/open.js";
+import { readMappedRamTail } from "../mapped-ram/tail.js";
 import type { MigrationTarget } from "../migration-target.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
 

@@ -15,7 +15,8 @@ import {
   SectionType,
 } from "../../wire/index.js";
 import { MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
-import { type MappedRamFile, readMappedRamTail } from "../mapped-ram/open.js";
+import type { MappedRamFile } from "../mapped-ram/open.js";
+import { readMappedRamTail } from "../mapped-ram/tail.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
 import { PageSender } from "./page-sender.js";
 import { readEarlySection, splitBetweenRam } from "./replay.js";

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 
-import { examineMappedRam, openMappedRam, readMappedRamTail } from "../../../src/engine/mapped-ram/open.js";
+import { examineMappedRam, openMappedRam } from "../../../src/engine/mapped-ram/open.js";
+import { readMappedRamTail } from "../../../src/engine/mapped-ram/tail.js";
 import type { FormatError } from "../../../src/errors/index.js";
 import {
   ByteWriter,

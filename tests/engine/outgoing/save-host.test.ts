@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 
 import { loadHost } from "../../../src/engine/incoming/load-host.js";
-import { openMappedRam, readMappedRamTail } from "../../../src/engine/mapped-ram/open.js";
+import { openMappedRam } from "../../../src/engine/mapped-ram/open.js";
+import { readMappedRamTail } from "../../../src/engine/mapped-ram/tail.js";
 import { saveHost } from "../../../src/engine/outgoing/save-host.js";
 import { CancelledError } from "../../../src/errors/index.js";
 import { FakeHost, MemoryFile } from "../fake-host.js";

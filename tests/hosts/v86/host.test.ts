@@ -9,7 +9,9 @@ import { SerialReport } from "../../../guests/serial-report.js";
 import { OutputFile } from "../../../src/channels/output-file.js";
 import { ReadableFile } from "../../../src/channels/file.js";
 import { loadHost } from "../../../src/engine/incoming/load-host.js";
-import { openMappedRam, readMappedRamTail, readPageBitmap } from "../../../src/engine/mapped-ram/open.js";
+import { readPageBitmap } from "../../../src/engine/mapped-ram/bitmaps.js";
+import { openMappedRam } from "../../../src/engine/mapped-ram/open.js";
+import { readMappedRamTail } from "../../../src/engine/mapped-ram/tail.js";
 import {
   saveHost,
   type SaveHostOptions,
