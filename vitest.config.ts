@@ -1,5 +1,8 @@
 import { defineConfig } from "vitest/config";
 
+/** `expect.poll` gives up after this: most of what is waited for is a process that starts, on a machine that is busy. */
+const poll = { timeout: 20_000, interval: 20 };
+
 export default defineConfig({
   test: {
     projects: [
@@ -9,6 +12,7 @@ export default defineConfig({
           include: ["tests/**/*.test.ts"],
           exclude: ["tests/conformance/**", "tests/scenarios/**"],
           testTimeout: 30_000,
+          expect: { poll },
         },
       },
       {
@@ -17,6 +21,7 @@ export default defineConfig({
           include: ["tests/conformance/**/*.test.ts", "tests/scenarios/**/*.test.ts"],
           testTimeout: 180_000,
           hookTimeout: 120_000,
+          expect: { poll },
           // Each test runs one or two QEMUs: more than one file at a time only makes every one of them slow.
           fileParallelism: false,
         },

@@ -1,7 +1,16 @@
 /** The command line as its users meet it: help, errors, exit codes. */
 
 import { spawnSync } from "node:child_process";
-import { closeSync, openSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { describe, expect, test } from "vitest";
 
 import { RamFlag } from "../../src/wire/index.js";
@@ -158,6 +167,16 @@ describe("a machine, file or network that fails exits with 3", () => {
   });
 });
 
+/** Takes a byte from a pipe, if there is one. */
+function hasBytes(pipe: number): boolean {
+  try {
+    return readSync(pipe, new Uint8Array(1)) > 0;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EAGAIN") return false;
+    throw error;
+  }
+}
+
 describe("Ctrl-C exits with 130 and leaves nothing", () => {
   test.each(["SIGINT", "SIGTERM", "SIGHUP"] as const)("receive on a socket, %s", async (signal) => {
     const run = startRamport(["receive", `unix:${workDir.file("in.sock")}`, workDir.file("out")]);
@@ -179,11 +198,11 @@ describe("Ctrl-C exits with 130 and leaves nothing", () => {
     const startMs = performance.now();
     run.kill("SIGINT");
     expect((await run.ended).code).toBe(130);
-    expect(performance.now() - startMs).toBeLessThan(2000);
+    expect(performance.now() - startMs).toBeLessThan(10_000);
     expect(readdirSync(workDir.path)).toEqual(["fifo"]);
   });
 
-  test("send into a pipe that nobody reads", async () => {
+  test("send into a pipe of which nobody reads more than the first byte", async () => {
     const file = workDir.file("vm.ram");
     await writeSnapshot(file, 2000);
     const fifo = workDir.file("fifo");
@@ -191,10 +210,12 @@ describe("Ctrl-C exits with 130 and leaves nothing", () => {
     const run = startRamport(["send", file, "-"], {
       wrapper: ["sh", "-c", `exec 3<>"$1"; shift; exec "$@" >&3`, "sh", fifo],
     });
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    const reader = openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK);
+    await expect.poll(() => hasBytes(reader)).toBe(true);
     expect(run.result).toBeUndefined();
     run.kill("SIGINT");
     expect((await run.ended).code).toBe(130);
+    closeSync(reader);
   });
 });
 

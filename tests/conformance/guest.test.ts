@@ -89,9 +89,9 @@ describe.each(QEMU_VERSIONS)("guest in QEMU %s", (version) => {
       await seen;
       expect(() => machine.passes()).toThrow(/found wrong memory/);
       // Never forgotten: no good report comes any more.
-      await sleep(200);
-      const after = machine.serial.text.slice(machine.serial.text.indexOf("BAD"));
-      expect(after.split("\n").length).toBeGreaterThan(3);
+      const since = (): string => machine.serial.text.slice(machine.serial.text.indexOf("BAD"));
+      await expect.poll(() => since().split("\n").length).toBeGreaterThan(3);
+      const after = since();
       expect(after).not.toContain("ok");
       const found = /addr=([0-9A-F]{8})/.exec(after)?.[1] ?? "";
       expect(Number.parseInt(found, 16)).toBe(address - (address % 4));

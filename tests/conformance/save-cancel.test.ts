@@ -68,7 +68,7 @@ describe.each([
       const startMs = performance.now();
       const result = await run.ended;
       expect(result.code, result.stderr).toBe(130);
-      expect(performance.now() - startMs).toBeLessThan(3000);
+      expect(performance.now() - startMs).toBeLessThan(10_000);
       expect(result.stderr).toBe("ramport: The operation was cancelled\n");
       expect((await migrationOf(machine)).status).toMatch(/^(cancelled|failed)$/);
       await expectRunsOn(machine);

@@ -178,7 +178,7 @@ describeWithQemu("10.0", "a guest that changes memory faster than it may be save
       ]);
       expect(result.code, result.stderr).toBe(0);
       expect(performance.now() - startMs).toBeGreaterThan(4000);
-      expect(performance.now() - startMs).toBeLessThan(9000);
+      expect(performance.now() - startMs).toBeLessThan(30_000);
       expect(result.stderr).toMatch(/changes memory faster than it can be saved; it will be stopped in \d s/);
       expect(result.stderr).toMatch(/does not converge: stopping the guest/);
       expect(JSON.parse(result.stdout)).toMatchObject({ stoppedToConverge: true, guest: "stopped" });

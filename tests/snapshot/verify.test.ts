@@ -15,6 +15,7 @@ import {
   mappedRamCorpus,
 } from "../support/corpus.js";
 import { buildSnapshot, buildTail, MemorySource } from "./build-snapshot.js";
+import { cpuTimeMs } from "../support/cpu-time.js";
 
 /** Damage that nothing in the file contradicts. */
 const UNDETECTABLE: ReadonlyMap<string, string> = new Map([
@@ -53,9 +54,9 @@ describeWithCorpus("verify of QEMU's own mapped-ram files", () => {
   test.each(brokenMappedRam.filter((file) => !file.intact && !UNDETECTABLE.has(file.name)))(
     "$name is reported",
     async (file) => {
-      const started = performance.now();
+      const startMs = cpuTimeMs();
       const result = await verifySnapshot(corpusPath(file));
-      expect(performance.now() - started).toBeLessThan(1000);
+      expect(cpuTimeMs() - startMs).toBeLessThan(1000);
       expect(result.problems).not.toEqual([]);
       // A bit of a bitmap is as good as the other: only a hole of the file, or bytes left behind, make it doubtful.
       const doubtfulOnly = file.name.startsWith("bitmap-");
@@ -253,9 +254,9 @@ describe("verify of sparse files", () => {
   test("a terabyte of nothing costs next to nothing", async () => {
     const file = emptyGuest(2 ** 40, 0);
     const before = process.memoryUsage().rss;
-    const started = performance.now();
+    const startMs = cpuTimeMs();
     const result = await verifySnapshot(file);
-    expect(performance.now() - started).toBeLessThan(1000);
+    expect(cpuTimeMs() - startMs).toBeLessThan(1000);
     expect(process.memoryUsage().rss - before).toBeLessThan(200 * 2 ** 20);
     expect(result.ok).toBe(true);
     expect(result.problems.map(({ code }) => code).toSorted()).toEqual([

@@ -1,11 +1,16 @@
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 
 import { buildMultibootImage } from "../../../guests/multiboot.js";
 import { SerialReport } from "../../../guests/serial-report.js";
+import { DutyCycle } from "../../../src/hosts/v86/duty-cycle.js";
 import { V86Host } from "../../../src/hosts/v86/index.js";
+import { internalsOf, type V86Machine } from "../../../src/hosts/v86/internals.js";
 
 const MIB = 1 << 20;
 const multiboot = buildMultibootImage({ dirtyRange: { start: 4 * MIB, end: 5 * MIB } });
+
+/** A turn of the guest that takes long: at 99 % its rest is a hundred times as long. */
+const TURN_MS = 50;
 
 const hosts: V86Host[] = [];
 
@@ -34,34 +39,36 @@ async function speed(host: V86Host, milliseconds: number): Promise<number> {
 describe("a throttled guest", () => {
   test("gets its part of the time, runs all the while, and is as fast as before afterwards", async () => {
     const { host, report } = await running();
-    await speed(host, 300);
-    const full = await speed(host, 400);
     host.throttle(50);
-    const half = await speed(host, 600);
-    host.throttle(90);
-    const tenth = await speed(host, 800);
+    await expect.poll(() => report.passes.length).toBeGreaterThan(0);
+    host.throttle(99);
+    const little = await speed(host, 800);
     expect(host.running).toBe(true);
     expect(host.runCount).toBe(1);
     host.throttle(0);
     const again = await speed(host, 400);
-    // Wide limits: other processes take their part of the machine as well.
-    expect(half / full).toBeLessThan(0.75);
-    expect(tenth / full).toBeLessThan(0.3);
-    expect(tenth).toBeGreaterThan(0);
-    expect(again).toBeGreaterThan(2 * tenth);
+    // A hundred times as much; the limit is wide, because other processes take their part of the machine as well. What
+    // the guest did before is no measure: the emulator was not warm.
+    expect(little).toBeGreaterThan(0);
+    expect(again).toBeGreaterThan(3 * little);
     expect(report.passes.length).toBeGreaterThan(0);
   });
 
   test("is stopped and let go on at once", async () => {
     const { host } = await running();
     await speed(host, 50);
+    const { cpu } = internalsOf(host.emulator);
+    const runTurn = cpu.main_loop.bind(cpu);
+    cpu.main_loop = () => {
+      for (const end = performance.now() + TURN_MS; performance.now() < end;);
+      return runTurn();
+    };
     host.throttle(99);
     for (let round = 0; round < 5; round++) {
-      await speed(host, 20);
+      await speed(host, 3 * TURN_MS);
       const startMs = performance.now();
       await host.stop();
-      // Its rest would last some 100 ms.
-      expect(performance.now() - startMs).toBeLessThan(60);
+      expect(performance.now() - startMs).toBeLessThan((TURN_MS * 99) / 2);
       expect(host.running).toBe(false);
       expect(await speed(host, 20)).toBe(0);
       await host.run();
@@ -83,8 +90,44 @@ test("stop and run in any order end in what was asked for last", async () => {
   const runs = [host.run()];
   await Promise.all([...stops, ...runs]);
   expect(host.running).toBe(true);
-  expect(await speed(host, 30)).toBeGreaterThan(0);
+  await expect.poll(() => speed(host, 30)).toBeGreaterThan(0);
   expect(host.runCount).toBe(2);
   await Promise.all([host.run(), host.stop()]);
   expect(host.running).toBe(false);
+});
+
+describe("the rest behind a turn", () => {
+  afterEach(() => void vi.restoreAllMocks());
+
+  test("is in the wanted proportion to it, and no part of it is left after waking", () => {
+    let nowMs = 1000;
+    vi.spyOn(performance, "now").mockImplementation(() => nowMs);
+    const delays: number[] = [];
+    const yieldTo = (delayMs: number): void => void delays.push(delayMs);
+    const cpu = {
+      main_loop: (): number => {
+        nowMs += 2;
+        return 0;
+      },
+    };
+    // The prototype has the emulator's own function, as in v86.
+    const machine = Object.create({ yield: yieldTo }, { cpu: { value: cpu } }) as V86Machine;
+    machine.next_tick = (delayMs) => machine.yield(delayMs, 0);
+    const turn = (idleMs = 0): void => {
+      machine.cpu.main_loop();
+      machine.yield(idleMs, 0);
+    };
+    const duty = new DutyCycle(machine);
+    turn();
+    duty.set(50);
+    turn();
+    duty.set(90);
+    turn();
+    turn(500);
+    duty.wake();
+    duty.set(0);
+    turn();
+    expect(delays.map((delay) => Math.round(delay))).toEqual([0, 2, 18, 500, 0, 0]);
+    expect(Object.hasOwn(machine, "yield")).toBe(false);
+  });
 });
