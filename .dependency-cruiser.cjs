@@ -4,7 +4,7 @@ const layers = {
   errors: [],
   kernels: [],
   wire: [],
-  memory: ["kernels"],
+  memory: [],
   qapi: [],
   channels: [],
   engine: ["kernels", "wire", "memory", "qapi", "channels"],

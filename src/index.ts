@@ -1,9 +1,9 @@
 /**
  * ramport: save, move, inspect and restore the memory of virtual machines.
  *
- * This is what most users need. The layers below have entry points of their own: `ramport/wire`, `ramport/memory`,
- * `ramport/channels`, `ramport/engine`, `ramport/qapi`, `ramport/qmp`, `ramport/snapshot`, `ramport/map`,
- * `ramport/session`, `ramport/hosts/v86`.
+ * This is what most users need. The layers have entry points of their own: `ramport/errors`, `ramport/wire`,
+ * `ramport/memory`, `ramport/channels`, `ramport/engine`, `ramport/qapi`, `ramport/qmp`, `ramport/monitor`,
+ * `ramport/snapshot`, `ramport/map`, `ramport/session`, `ramport/hosts/v86`, `ramport/vm`.
  *
  * @module
  */
