@@ -5,7 +5,7 @@
  */
 
 import { MachineError } from "../src/errors/index.js";
-import type { PassReport } from "./serial-report.js";
+import { type PassReport, PassReports } from "./pass-reports.js";
 
 /** A pass that the guest completed; its id is new at each boot. */
 export interface LinuxPassReport extends PassReport {
@@ -22,15 +22,10 @@ const CUT_BAD = /(?:BAD files|files|iles|les|es|s)=(?:kept|rewritten|sum)\./;
 const KERNEL_FAILURE = /Kernel panic|\bBUG: |\bOops\b|self-detected stall/;
 
 /**
- * Takes the output piece by piece.
- *
- * A restored guest goes on in the middle of the line that it was printing, so the first line may lack its start. Other
- * lines that are none of the guest's (the kernel's) are ignored, but for the kernel's failures.
+ * Takes the output piece by piece. Lines that are none of the guest's (the kernel's) are ignored, but for the kernel's
+ * failures; a clock that goes back is an error too.
  */
-export class LinuxReport {
-  readonly #passes: LinuxPassReport[] = [];
-  #rest = "";
-  #lines = 0;
+export class LinuxReport extends PassReports<LinuxPassReport> {
   #startId: string | undefined;
   #release: string | undefined;
 
@@ -44,33 +39,7 @@ export class LinuxReport {
     return this.#release;
   }
 
-  /** The complete reports so far. */
-  get passes(): readonly LinuxPassReport[] {
-    return this.#passes;
-  }
-
-  /** What came after the last complete line. */
-  get unfinishedLine(): string {
-    return this.#rest;
-  }
-
-  /**
-   * Takes more output.
-   *
-   * @returns the reports that became complete with it.
-   * @throws MachineError when the guest found an error in its memory, its kernel failed, its passes do not follow each
-   *   other, or its clock went back.
-   */
-  push(text: string): LinuxPassReport[] {
-    const lines = (this.#rest + text).split("\n");
-    this.#rest = lines.pop() ?? "";
-    const before = this.#passes.length;
-    for (const line of lines) this.#takeLine(line.replaceAll("\r", ""));
-    return this.#passes.slice(before);
-  }
-
-  #takeLine(line: string): void {
-    const first = this.#lines++ === 0;
+  protected override takeLine(line: string, first: boolean): void {
     const bad = BAD.exec(line);
     if (bad !== null || (first && CUT_BAD.test(line))) {
       const [, id, pass, files] = bad ?? [];
@@ -86,23 +55,16 @@ export class LinuxReport {
     if (ready !== null) [, this.#startId, this.#release] = ready;
     const [, id, pass, uptime] = PASS.exec(line) ?? [];
     if (id === undefined) return;
-    this.#takePass({ id, pass: Number(pass), uptimeSeconds: Number(uptime) });
+    this.takePass({ id, pass: Number(pass), uptimeSeconds: Number(uptime) });
   }
 
-  #takePass(found: LinuxPassReport): void {
-    const last = this.#passes.at(-1);
-    if (last !== undefined && (found.id !== last.id || found.pass !== last.pass + 1)) {
-      throw new MachineError("migration-failed", "The guest's reports do not follow each other", {
-        expected: `${last.id} pass ${last.pass + 1}`,
-        actual: `${found.id} pass ${found.pass}`,
-      });
-    }
-    if (last !== undefined && found.uptimeSeconds < last.uptimeSeconds) {
+  protected override checkNext(last: LinuxPassReport, found: LinuxPassReport): void {
+    super.checkNext(last, found);
+    if (found.uptimeSeconds < last.uptimeSeconds) {
       throw new MachineError("migration-failed", "The guest's clock went back", {
         expected: `${last.uptimeSeconds} seconds or more`,
         actual: `${found.uptimeSeconds} seconds`,
       });
     }
-    this.#passes.push(found);
   }
 }

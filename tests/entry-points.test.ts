@@ -10,10 +10,13 @@ const layers = Object.keys(exports)
   .filter((name) => name !== "." && name !== "./package.json")
   .map((name) => name.replace("./", "ramport/"));
 
-test.each(Object.entries(exports).filter(([, file]) => file.endsWith(".js")))("%s has a source", (_, file) => {
-  const source = file.replace("./dist/", "src/").replace(/\.js$/, ".ts");
-  expect(existsSync(new URL(source, project))).toBe(true);
-});
+test.each(Object.entries(exports).filter(([, file]) => file.endsWith(".js")))(
+  "%s has a source",
+  (_, file) => {
+    const source = file.replace("./dist/", "src/").replace(/\.js$/, ".ts");
+    expect(existsSync(new URL(source, project))).toBe(true);
+  },
+);
 
 test("the README and the main entry point list all of them", () => {
   const listed = (text: string): string[] => [
