@@ -3,6 +3,7 @@ import fs from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
+import { writeDenseStream } from "./dense-stream.js";
 import { warmFreeMemory } from "./free-memory.js";
 import { machineOptions, startSource } from "./guest.js";
 import type { RamportJob } from "./ramport-process.js";
@@ -13,13 +14,15 @@ import type { Sample } from "./sample.js";
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 const PROGRAM = path.join(PROJECT, "dist", "cli", "main.js");
 const FETCH = path.join(PROJECT, "scripts", "fetch-qemu.mjs");
-/** How many times as large the large guest is; it has the same content, and zeroes behind it. */
-const LARGE = 8;
+/** The large guest. */
+const LARGE_BYTES = 8 * 2 ** 30;
+/** So much of the large guest's memory has content: filling it takes time, and only the stream is made dense. */
+const LARGE_CONTENT_BYTES = 2 ** 30;
 const LONGEST_REASON = 80;
 
 /** The files to read, all in the page cache. */
 export interface ReadSetting extends Omit<Setting, "source"> {
-  /** Of a guest eight times as large. */
+  /** Of a guest of 8 GiB; each page of its RAM has content in the stream. */
   readonly largeStream: string;
   readonly largeMapped: string;
   /** QEMU's script, or why there is none. */
@@ -42,9 +45,9 @@ type Input = "stream" | "mapped" | "largeStream" | "largeMapped";
 
 const INPUTS: readonly (readonly [Input, string])[] = [
   ["stream", "stream"],
-  ["largeStream", "stream, 8 times as large"],
+  ["largeStream", "dense stream of 8 GiB"],
   ["mapped", "mapped-ram"],
-  ["largeMapped", "mapped-ram, 8 times as large"],
+  ["largeMapped", "mapped-ram of 8 GiB"],
 ];
 
 /** All rows, in the order in which each round goes through them. */
@@ -100,15 +103,18 @@ export async function prepareRead(setting: Setting, analyzer: string | undefined
   await fs.access(PROGRAM).catch((cause: unknown) => {
     throw new Error(`${PROGRAM} is not there; npm run build makes it`, { cause });
   });
-  const { machine, directory } = setting;
-  const large = machineOptions(machine.memoryBytes * LARGE, directory, machine.memoryBytes);
+  const { directory } = setting;
+  const large = machineOptions(LARGE_BYTES, directory, LARGE_CONTENT_BYTES);
   process.stderr.write("making the files of a large guest\n");
   const source = await startSource(large);
   const largeStream = path.join(directory, "large-stream");
   const largeMapped = path.join(directory, "large-mapped");
-  await saveWithQemu(source, {}, `exec:cat>${largeStream}`);
+  const thinStream = path.join(directory, "thin-stream");
+  await saveWithQemu(source, {}, `exec:cat>${thinStream}`);
   await saveWithQemu(source, { "mapped-ram": true }, `file:${largeMapped}`);
   await source.kill();
+  await writeDenseStream(thinStream, largeStream);
+  await fs.rm(thinStream);
   return { ...setting, largeStream, largeMapped, analyzer: findAnalyzer(analyzer) };
 }
 
