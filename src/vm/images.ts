@@ -28,6 +28,12 @@ export interface LoadedImages {
 }
 
 const MULTIBOOT_MAGIC = 0x1bad_b002;
+/** Linux's boot protocol: both lie in the image's first kilobyte, whose header ends behind them. */
+const LINUX_BOOT_FLAG = { at: 0x1fe, value: 0xaa55 } as const;
+const LINUX_MAGIC = { at: 0x202, value: 0x5372_6448 } as const;
+const LEAST_LINUX_BYTES = 0x268;
+/** v86 reads whole sectors and breaks off at one that is not all there. */
+const SECTOR_BYTES = { hda: 512, fda: 512, cdrom: 2048 } as const;
 /** A Multiboot header lies somewhere in the first 8 KiB, at a multiple of 4. */
 const MULTIBOOT_SEARCH_BYTES = 8192;
 
@@ -49,17 +55,23 @@ export function loadImages(images: VmImages, starts: boolean): LoadedImages {
         : readImage(images.multiboot);
   if (images.multiboot !== undefined && (multiboot === undefined || !hasMultibootHeader(multiboot)))
     throw new UsageError(`${images.multiboot} is no Multiboot image`);
+  if (kernel !== undefined && kernel !== multiboot && !hasLinuxHeader(kernel))
+    throw new UsageError(`${images.kernel} is neither a Multiboot image nor a Linux kernel (bzImage)`);
   checkCombination(images, !starts || multiboot !== undefined);
-  const disk = (path: string | undefined): { buffer: ArrayBuffer } | undefined =>
+  const whole = (path: string | undefined): { buffer: ArrayBuffer } | undefined =>
     path === undefined ? undefined : { buffer: readImage(path).buffer };
+  const disk = (kind: keyof typeof SECTOR_BYTES): { buffer: ArrayBuffer } | undefined => {
+    const path = images[kind];
+    return path === undefined ? undefined : { buffer: readDisk(path, SECTOR_BYTES[kind]) };
+  };
   const v86 = {
-    bios: disk(images.bios),
-    vga_bios: disk(images.vgaBios),
+    bios: whole(images.bios),
+    vga_bios: whole(images.vgaBios),
     bzimage: kernel === undefined || kernel === multiboot ? undefined : { buffer: kernel.buffer },
-    initrd: disk(images.initrd),
-    hda: disk(images.hda),
-    fda: disk(images.fda),
-    cdrom: disk(images.cdrom),
+    initrd: whole(images.initrd),
+    hda: disk("hda"),
+    fda: disk("fda"),
+    cdrom: disk("cdrom"),
     cmdline: images.append,
   };
   const given = Object.fromEntries(Object.entries(v86).filter(([, value]) => value !== undefined));
@@ -90,11 +102,32 @@ function hasMultibootHeader(image: Uint8Array): boolean {
   return false;
 }
 
-/** The file, in a buffer of its own: v86 takes whole buffers. */
+function hasLinuxHeader(image: Uint8Array): boolean {
+  if (image.length < LEAST_LINUX_BYTES) return false;
+  const view = new DataView(image.buffer, image.byteOffset, image.length);
+  return (
+    view.getUint16(LINUX_BOOT_FLAG.at, true) === LINUX_BOOT_FLAG.value &&
+    view.getUint32(LINUX_MAGIC.at, true) === LINUX_MAGIC.value
+  );
+}
+
+/** A disk, with zeros behind it up to the end of its last sector. */
+function readDisk(path: string, sectorBytes: number): ArrayBuffer {
+  const image = readImage(path);
+  if (image.length % sectorBytes === 0) return image.buffer;
+  const sectors = new Uint8Array(Math.ceil(image.length / sectorBytes) * sectorBytes);
+  sectors.set(image);
+  return sectors.buffer;
+}
+
+/** The file, in a buffer of its own: v86 takes whole buffers, and breaks off in the middle of its start at an empty one. */
 function readImage(path: string): Uint8Array<ArrayBuffer> {
+  let image: Uint8Array<ArrayBuffer>;
   try {
-    return new Uint8Array(fs.readFileSync(path));
+    image = new Uint8Array(fs.readFileSync(path));
   } catch (cause) {
     throw systemError("Reading", path, cause);
   }
+  if (image.length === 0) throw new UsageError(`${path} is empty: it is no image`);
+  return image;
 }

@@ -15,6 +15,14 @@ function file(name: string, content: Uint8Array = new Uint8Array([1, 2, 3])): st
   return path;
 }
 
+/** As much of a Linux kernel as is looked at. */
+function linuxImage(): Uint8Array {
+  const image = new Uint8Array(4096);
+  image.set([0x55, 0xaa], 0x1fe);
+  image.set(Buffer.from("HdrS"), 0x202);
+  return image;
+}
+
 describe("images", () => {
   test("a kernel that is a Multiboot image is one", () => {
     const image = buildMultibootImage({});
@@ -28,7 +36,12 @@ describe("images", () => {
 
   test("another kernel is Linux's, with what belongs to it", () => {
     const { multiboot, v86 } = loadImages(
-      { kernel: file("vmlinuz"), initrd: file("initrd"), append: "console=ttyS0", bios: file("bios") },
+      {
+        kernel: file("vmlinuz", linuxImage()),
+        initrd: file("initrd"),
+        append: "console=ttyS0",
+        bios: file("bios"),
+      },
       true,
     );
     expect(multiboot).toBeUndefined();
@@ -38,7 +51,9 @@ describe("images", () => {
 
   test.each<[string, () => VmImages, string]>([
     ["nothing", () => ({}), "nothing that starts it"],
-    ["Linux without a BIOS", () => ({ kernel: file("k") }), "needs -bios"],
+    ["Linux without a BIOS", () => ({ kernel: file("k", linuxImage()) }), "needs -bios"],
+    ["what is no kernel", () => ({ kernel: file("k"), bios: file("b") }), "nor a Linux kernel"],
+    ["an empty disk", () => ({ hda: file("d", new Uint8Array(0)), bios: file("b") }), "is empty"],
     ["two kernels", () => ({ kernel: file("k"), multiboot: file("m") }), "one kernel"],
     ["an initrd alone", () => ({ initrd: file("i"), bios: file("b") }), "add -kernel"],
     [
@@ -50,6 +65,18 @@ describe("images", () => {
     ["a file that is not there", () => ({ bios: "/nowhere/bios" }), "/nowhere/bios does not exist"],
   ])("%s is refused", (_, images, message) => {
     expect(() => loadImages(images(), true)).toThrow(message);
+  });
+
+  test("a disk ends with a whole sector", () => {
+    const disk = file("disk", new Uint8Array(700).fill(7));
+    const { v86 } = loadImages({ bios: file("bios"), hda: disk, cdrom: disk }, true);
+    const sizes = [v86.hda, v86.cdrom].map((image) =>
+      image !== undefined && "buffer" in image ? image.buffer.byteLength : undefined,
+    );
+    expect(sizes).toEqual([1024, 2048]);
+    const { hda } = v86;
+    const bytes = new Uint8Array(hda !== undefined && "buffer" in hda ? (hda.buffer) : []);
+    expect([bytes[699], bytes[700], bytes[1023]]).toEqual([7, 0, 0]);
   });
 
   test("a machine whose guest comes by a migration needs nothing", () => {
