@@ -16,7 +16,7 @@ export {
 } from "./open.js";
 export { OutputFile } from "./output-file.js";
 export { connectSocket, SocketChannel, SocketListener } from "./socket.js";
-export { assertSocketPathFits } from "./socket-path.js";
+export { assertSocketPathFits, listeningError } from "./socket-path.js";
 export { RangeSource } from "./range-source.js";
 export { SequentialFile, type SequentialFileOptions } from "./sequential-file.js";
 export { errnoCode, systemError } from "./system-error.js";

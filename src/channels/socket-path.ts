@@ -2,8 +2,8 @@ import fs from "node:fs";
 import path from "node:path";
 import process from "node:process";
 
-import { UsageError } from "../errors/index.js";
-import { systemError } from "./system-error.js";
+import { MachineError, UsageError } from "../errors/index.js";
+import { errnoCode, systemError } from "./system-error.js";
 
 /** `sun_path` holds 108 bytes with the final zero; Node and the kernel cut longer ones, or refuse them vaguely. */
 const LONGEST_SOCKET_PATH = 107;
@@ -28,6 +28,29 @@ export function assertSocketPathFits(
     actual: `${length} bytes`,
     hint,
   });
+}
+
+/**
+ * Turns what listening failed with into one sentence.
+ *
+ * @param socketPath Of a Unix socket: Node says EACCES where its folder does not exist.
+ */
+export function listeningError(
+  name: string,
+  socketPath: string | undefined,
+  cause: unknown,
+): MachineError | UsageError {
+  if (socketPath !== undefined && errnoCode(cause) === "EACCES") {
+    const folder = path.dirname(path.resolve(socketPath));
+    if (!fs.existsSync(folder))
+      return new MachineError(
+        "io",
+        `Listening failed: the folder of ${name} does not exist`,
+        { path: socketPath },
+        cause,
+      );
+  }
+  return systemError("Listening", name, cause);
 }
 
 /**

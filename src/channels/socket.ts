@@ -2,7 +2,7 @@ import net from "node:net";
 
 import { CancelledError, MachineError, throwIfAborted } from "../errors/index.js";
 import type { ByteChannel } from "./byte-stream.js";
-import { assertSocketPathFits } from "./socket-path.js";
+import { assertSocketPathFits, listeningError } from "./socket-path.js";
 import { systemError } from "./system-error.js";
 
 /** A Unix socket holds some 200 KiB, and a read gets what is there: a larger buffer would only leave the cache. */
@@ -180,7 +180,8 @@ export class SocketListener {
     // Half open: a source may close its side and still wait for the return path's last message.
     const server = net.createServer({ allowHalfOpen: true, noDelay: true });
     return new Promise((resolve, reject) => {
-      const failed = (cause: Error): void => reject(systemError("Listening", name, cause));
+      const socketPath = "path" in address ? address.path : undefined;
+      const failed = (cause: Error): void => reject(listeningError(name, socketPath, cause));
       server.once("error", failed);
       server.listen(
         // Without a host, Node takes IPv4 where there is no IPv6.

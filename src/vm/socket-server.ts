@@ -3,7 +3,7 @@ import net from "node:net";
 
 import { getLogger } from "@logtape/logtape";
 
-import { assertSocketPathFits, errnoCode, systemError } from "../channels/index.js";
+import { assertSocketPathFits, errnoCode, listeningError } from "../channels/index.js";
 import type { SocketChardev } from "./chardev.js";
 
 const logger = getLogger(["ramport", "vm"]);
@@ -55,7 +55,7 @@ export class SocketServer {
         await listenAt(server, chardev);
       });
     } catch (cause) {
-      throw systemError("Listening", name, cause);
+      throw listeningError(name, chardev.kind === "unix" ? chardev.path : undefined, cause);
     }
     return new SocketServer(server, serve);
   }

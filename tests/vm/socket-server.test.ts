@@ -103,3 +103,8 @@ test("says which port the system chose, and leaves no socket file", async () => 
   await gone;
   expect(fs.existsSync(path)).toBe(false);
 });
+
+test("says that the folder of its path does not exist", async () => {
+  const path = workDir.file("no/socket");
+  await expect(listen({ path })).rejects.toThrow(`the folder of unix:${path} does not exist`);
+});
