@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import type { Duplex } from "node:stream";
 
 import { getLogger } from "@logtape/logtape";
@@ -11,7 +12,7 @@ import { monitorVersion } from "./version.js";
 
 const logger = getLogger(["ramport", "monitor"]);
 
-/** A client that reads nothing is given up when this much waits for it. */
+/** A client that reads nothing is given up when so many events wait for it. */
 const MAX_UNREAD_BYTES = 16 << 20;
 /** How long a client may take to read the last answers. */
 const LAST_WORDS_MS = 1000;
@@ -38,7 +39,10 @@ export class MonitorSession {
       // The last answers may still be on their way when the client has said all.
       const chunks = this.#stream.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>;
       for await (const chunk of chunks) {
-        for (const message of this.#splitter.push(chunk)) await this.#answer(message);
+        for (const message of this.#splitter.push(chunk)) {
+          await this.#answer(message);
+          await this.#untilRead();
+        }
       }
     } catch (error) {
       logger.debug("client gone: {error}", { error });
@@ -100,6 +104,18 @@ export class MonitorSession {
       throw new CommandError(`This monitor has no capability ${JSON.stringify(wanted)}`);
     this.#negotiated = true;
     return {};
+  }
+
+  /** A client that sends many commands at once reads the answers to some before the next ones are run. */
+  async #untilRead(): Promise<void> {
+    const stream = this.#stream;
+    if (!stream.writableNeedDrain || stream.destroyed) return;
+    const heard = new AbortController();
+    const { signal } = heard;
+    const events = ["drain", "close"].map((name) => once(stream, name, { signal }));
+    await Promise.race(events).catch(() => undefined);
+    heard.abort();
+    await Promise.allSettled(events);
   }
 
   #sendEvent(event: MachineEvent): void {

@@ -367,6 +367,19 @@ describe("a client that speaks by hand", () => {
     expect(await client.next()).toEqual({ closed: true });
   });
 
+  test("that asks for more than is kept for it gets every answer, as fast as it reads", async () => {
+    const client = await raw();
+    const count = 25_000;
+    client.socket.end('{"execute":"query-migrate-parameters"}'.repeat(count));
+    let bytes = 0;
+    for (let index = 0; index < count; index++) {
+      const answer = await client.next();
+      if (!("return" in answer)) throw new Error(`answer ${index} is ${JSON.stringify(answer)}`);
+      bytes += JSON.stringify(answer).length;
+    }
+    expect(bytes).toBeGreaterThan(16 << 20);
+  });
+
   test("that sends an endless message is told, and not remembered", async () => {
     const client = await raw();
     const answer = await client.ask(`{"execute":"${"x".repeat(2 << 20)}`);
