@@ -2,6 +2,7 @@ import process from "node:process";
 
 import { Command, CommanderError } from "commander";
 
+import { systemError } from "../channels/system-error.js";
 import { addConvert } from "./definitions/convert.js";
 import { addCopy } from "./definitions/copy.js";
 import { addDiff } from "./definitions/diff.js";
@@ -21,11 +22,7 @@ import { reportError } from "./report-error.js";
 /** Runs the command line and sets the process's exit code. */
 export async function runProgram(argv: readonly string[]): Promise<void> {
   const program = buildProgram(argv[2]);
-  // Whoever reads our output may stop reading (`ramport info X | head`): nothing to complain about.
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code === "EPIPE") process.exit(ExitCode.fine);
-    throw error;
-  });
+  hearOfLostOutput();
   try {
     await program.parseAsync(argv);
   } catch (error) {
@@ -37,6 +34,21 @@ export async function runProgram(argv: readonly string[]): Promise<void> {
     reportError(error, argv.includes("--verbose"));
     process.exitCode = exitCodeOf(error);
   }
+}
+
+/**
+ * Standard output and error may lose their readers at any time. A terminal that closes sends SIGHUP, which has work to
+ * clean up: an error that nobody hears would end the process before that.
+ */
+function hearOfLostOutput(): void {
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    // Whoever reads our output may stop reading (`ramport info X | head`): nothing to complain about.
+    if (error.code === "EPIPE") process.exit(ExitCode.fine);
+    if (error.code === "EIO") return;
+    reportError(systemError("Writing", "standard output", error), false);
+    process.exit(ExitCode.machine);
+  });
+  process.stderr.on("error", () => undefined);
 }
 
 /** In the order of the help. */

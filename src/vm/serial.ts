@@ -2,9 +2,13 @@ import fs from "node:fs";
 import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { getLogger } from "@logtape/logtape";
+
 import { systemError } from "../channels/index.js";
 import type { Chardev } from "./chardev.js";
 import { SocketServer } from "./socket-server.js";
+
+const logger = getLogger(["ramport", "vm"]);
 
 /** A guest's serial port, as what stands behind it sees it. */
 export interface GuestSerial {
@@ -85,8 +89,15 @@ function connectFile(serial: GuestSerial, path: string, append: boolean): Serial
     }
   };
   const fd = open();
+  let lost = false;
   const output = collect(serial, (bytes) => {
-    for (let done = 0; done < bytes.length;) done += fs.writeSync(fd, bytes, done);
+    try {
+      for (let done = 0; done < bytes.length;) done += fs.writeSync(fd, bytes, done);
+    } catch (error) {
+      // A full disk costs what the guest says, as in QEMU, and not the guest.
+      if (!lost) logger.warn("what the guest says cannot be written to {path}: {error}", { path, error });
+      lost = true;
+    }
   });
   const close = (): Promise<void> => {
     output.end();

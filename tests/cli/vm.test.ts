@@ -94,6 +94,40 @@ describe("a machine", () => {
     expect([qmpPath, serial].map((path) => fs.existsSync(path))).toEqual([false, false]);
   });
 
+  test("runs on when nobody reads its standard output any more", async () => {
+    const qmpPath = workDir.file("qmp");
+    const run = start("-serial", "stdio", "-qmp", `unix:${qmpPath},server=on,wait=off`);
+    await waitForPasses(run, 1);
+    run.process.stdout?.destroy();
+    const out = workDir.file("saved");
+    // Its guest has said more before it is saved.
+    const save = await ramport(["save", "--qmp", qmpPath, "--live", "--resume", out]);
+    expect(save).toMatchObject({ code: 0 });
+    await using qmp = await QmpClient.connect(qmpPath);
+    expect(await qmp.execute("query-status")).toEqual({ running: true, status: "running" });
+    await qmp.execute("quit");
+    expect(await run.ended).toMatchObject({ code: 0, stderr: "" });
+    expect(fs.existsSync(qmpPath)).toBe(false);
+  });
+
+  test("whose emulator breaks says so in one sentence, and nothing is left", async () => {
+    const qmpPath = workDir.file("qmp");
+    const broken = "process.on('SIGUSR2', () => { throw new RangeError('a sector that is not there'); })";
+    const run = startRamport(["vm", "-m", "16M", "-kernel", kernel, "-qmp", `unix:${qmpPath}`], {
+      env: { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(broken)}` },
+    });
+    runs.push(run);
+    await using qmp = await connectWhenReady(qmpPath, run);
+    const shutDown = qmp.waitForEvent("SHUTDOWN", undefined, { timeoutMs: 20_000 });
+    run.kill("SIGUSR2");
+    expect((await shutDown).data).toEqual({ guest: false, reason: "host-error" });
+    expect(await run.ended).toMatchObject({
+      code: 3,
+      stderr: "ramport: The emulator cannot go on: RangeError: a sector that is not there\n",
+    });
+    expect(fs.existsSync(qmpPath)).toBe(false);
+  });
+
   test("waits for its clients where it is told to, and ends while it waits", async () => {
     const serial = workDir.file("serial");
     const run = start("-serial", `unix:${serial},server=on`, "-qmp", `unix:${workDir.file("qmp")}`);

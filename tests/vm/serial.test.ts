@@ -58,6 +58,19 @@ test("a file has what the guest said, in order, when the machine has ended", asy
   await expect(connectSerial(new TalkingGuest(), nowhere)).rejects.toThrow(MachineError);
 });
 
+test.runIf(fs.existsSync("/dev/full"))(
+  "a full disk costs what the guest says, and not the guest",
+  async () => {
+    const guest = new TalkingGuest();
+    const connection = await connectSerial(guest, { kind: "file", path: "/dev/full", append: false });
+    guest.say("one\n");
+    // What is thrown where the guest's turn is written would reach nobody: it ends the test run.
+    await Promise.resolve();
+    guest.say("two");
+    await connection.close();
+  },
+);
+
 test("a client of a socket hears the guest and types, as fast as the guest reads", async () => {
   const guest = new TalkingGuest();
   const path = workDir.file("socket");

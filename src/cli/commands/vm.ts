@@ -2,9 +2,16 @@ import { Console } from "node:console";
 import process from "node:process";
 
 import type { DescriptorSets } from "../../channels/index.js";
-import { printable, UsageError } from "../../errors/index.js";
+import { MachineError, printable, RamportError, UsageError } from "../../errors/index.js";
 import { SERIAL_PORTS } from "../../hosts/v86/index.js";
-import { parseChardev, parseSocketChardev, splitAtCommas, startVm, type VmOptions } from "../../vm/index.js";
+import {
+  parseChardev,
+  parseSocketChardev,
+  type RunningVm,
+  splitAtCommas,
+  startVm,
+  type VmOptions,
+} from "../../vm/index.js";
 import { ExitCode } from "../exit-codes.js";
 import { byteCount } from "../parse-options.js";
 import { reportError } from "../report-error.js";
@@ -45,11 +52,15 @@ export async function vm(flags: VmFlags): Promise<void> {
   const interrupted = new AbortController();
   const { signal } = interrupted;
   endOnSignals(interrupted);
+  // The guest does not end because nobody listens to it any more.
+  process.stdout.removeAllListeners("error").on("error", () => undefined);
+  const broken = new BrokenMachine(flags.verbose ?? false);
   const running = await startVm({ ...options, signal }).catch((error: unknown) => {
     // There is nothing to end yet.
     if (signal.aborted) process.exit(ExitCode.fine);
     throw error;
   });
+  broken.watch(running);
   const end = (): void => running.machine.shutDown({ reason: "host-signal" });
   if (signal.aborted) end();
   else signal.addEventListener("abort", end);
@@ -57,7 +68,43 @@ export async function vm(flags: VmFlags): Promise<void> {
   await running.close();
   if (error !== undefined) reportError(error, flags.verbose ?? false);
   // Whatever is open still is of no use without the machine.
+  if (broken.isBroken) process.exit(ExitCode.machine);
   process.exit(error === undefined ? ExitCode.fine : ExitCode.badInput);
+}
+
+/** How long a machine whose emulator broke may take to give everything back. */
+const BROKEN_ENDING_MS = 5000;
+
+/** v86 computes in timers of its own: what breaks it there is thrown past everybody, and this is where it is heard. */
+class BrokenMachine {
+  readonly #verbose: boolean;
+  #running: RunningVm | undefined;
+  isBroken = false;
+
+  constructor(verbose: boolean) {
+    this.#verbose = verbose;
+    process.on("uncaughtException", (cause: unknown) => this.#end(cause));
+  }
+
+  /** From now on there is something to give back. */
+  watch(running: RunningVm): void {
+    this.#running = running;
+  }
+
+  #end(cause: unknown): void {
+    if (this.isBroken) return;
+    this.isBroken = true;
+    const error =
+      cause instanceof RamportError
+        ? cause
+        : new MachineError("not-capable", `The emulator cannot go on: ${String(cause)}`, {}, cause);
+    if (this.#running === undefined) {
+      reportError(error, this.#verbose);
+      process.exit(ExitCode.machine);
+    }
+    this.#running.machine.shutDown({ reason: "host-error", error });
+    setTimeout(() => process.exit(ExitCode.machine), BROKEN_ENDING_MS);
+  }
 }
 
 /** The first signal asks the machine to end; the next one does not wait for it. */
