@@ -34,7 +34,8 @@ export async function withContext<T>(
     controller.abort();
   };
   for (const name of CANCELLING_SIGNALS) process.on(name, cancel);
-  const wanted = options.progress !== false && process.stderr.isTTY;
+  // Pseudo-terminals that nobody gave a size have 0 columns; a line of progress then has no end.
+  const wanted = options.progress !== false && process.stderr.isTTY && process.stderr.columns > 0;
   const display = wanted
     ? await import("./progress-display.js").then((module) => module.startProgress())
     : undefined;

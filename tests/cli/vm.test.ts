@@ -161,6 +161,29 @@ describe("a machine", () => {
     expect(await vm.quit()).toMatchObject({ code: 0 });
   });
 
+  test("expects the downtime that is allowed, until it knows more", async () => {
+    const vm = await startVm({ guest });
+    await vm.qmp("migrate-set-parameters", { "max-bandwidth": 65_536, "downtime-limit": 77 });
+    await vm.qmp("migrate", { uri: "exec:cat >/dev/null" });
+    let info: Record<string, unknown>;
+    do info = (await vm.qmp("query-migrate")) as Record<string, unknown>;
+    while (info.status === "setup");
+    expect(info).toMatchObject({ status: "active", "expected-downtime": 77 });
+  });
+
+  test.runIf(fs.existsSync("/usr/bin/script"))("is saved from a terminal that has no size", async () => {
+    const vm = await startVm({ guest });
+    // Its terminal has 0 columns where its own standard input is none.
+    const run = startRamport(["save", "--qmp", vm.qmpPath, "--live", workDir.file("out")], {
+      wrapper: ["/bin/sh", "-c", `exec /usr/bin/script -qec "$(printf '%s ' "$@")" /dev/null`, "sh"],
+    });
+    runs.push(run);
+    expect(await run.ended).toMatchObject({
+      code: 0,
+      stdout: expect.stringContaining("Saved v86") as string,
+    });
+  });
+
   test("serves one client of its monitor after the other", async () => {
     const vm = await startVm({ guest });
     const first = await QmpClient.connect(vm.qmpPath);

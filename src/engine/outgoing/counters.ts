@@ -13,7 +13,8 @@ export interface OutgoingCounters {
   dirtyPagesPerSecond: number;
   /** Bytes that had been sent when the guest was stopped. */
   precopyBytes: number | undefined;
-  expectedDowntimeMs: number | undefined;
+  /** `expected-downtime`; the limit until there is something to expect it from. */
+  expectedDowntimeMs: number;
   /** Milliseconds that the last search for changed pages took. */
   syncMs: number;
 }
@@ -51,9 +52,7 @@ export function outgoingInfo(counters: OutgoingCounters, readings: OutgoingReadi
     "total-time": whole((endMs ?? nowMs) - startMs),
     ...(setupMs === undefined ? {} : { "setup-time": whole(setupMs) }),
     ...(ended && endMs !== undefined ? { downtime: stopMs === undefined ? 0 : whole(endMs - stopMs) } : {}),
-    ...(ended || expectedDowntimeMs === undefined || !Number.isFinite(expectedDowntimeMs)
-      ? {}
-      : { "expected-downtime": whole(expectedDowntimeMs) }),
+    ...(ended ? {} : { "expected-downtime": whole(expectedDowntimeMs) }),
     ...(ended ? {} : { remaining: readings.remainingBytes }),
     ...(throttlePercentage > 0 && !ended ? { "cpu-throttle-percentage": throttlePercentage } : {}),
   };

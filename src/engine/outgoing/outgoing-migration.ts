@@ -102,7 +102,7 @@ export class OutgoingMigration {
       rounds: 0,
       dirtyPagesPerSecond: 0,
       precopyBytes: undefined,
-      expectedDowntimeMs: undefined,
+      expectedDowntimeMs: parameters()["downtime-limit"],
       syncMs: 0,
     };
     const ignoreShared = capabilities["x-ignore-shared"];
@@ -281,7 +281,8 @@ export class OutgoingMigration {
     if (nowMs > this.#lastSyncMs)
       counters.dirtyPagesPerSecond = (dirtied * 1000) / (nowMs - this.#lastSyncMs);
     this.#lastSyncMs = nowMs;
-    counters.expectedDowntimeMs = this.#bandwidth.expectedMs(this.#remainingBytes) + counters.syncMs;
+    const expectedMs = this.#bandwidth.expectedMs(this.#remainingBytes) + counters.syncMs;
+    if (Number.isFinite(expectedMs)) counters.expectedDowntimeMs = expectedMs;
     if (this.#autoConverge?.observe(dirtied * this.#host.pageSize, this.#target.transferredBytes) === true) {
       this.#host.throttle?.(this.#autoConverge.percentage);
     }
