@@ -75,7 +75,7 @@ describe("images", () => {
     );
     expect(sizes).toEqual([1024, 2048]);
     const { hda } = v86;
-    const bytes = new Uint8Array(hda !== undefined && "buffer" in hda ? (hda.buffer) : []);
+    const bytes = new Uint8Array(hda !== undefined && "buffer" in hda ? hda.buffer : []);
     expect([bytes[699], bytes[700], bytes[1023]]).toEqual([7, 0, 0]);
   });
 
