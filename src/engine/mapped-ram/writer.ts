@@ -36,8 +36,8 @@ export interface MappedRamWriterOptions {
 
 /**
  * Writes a mapped-ram file in QEMU's layout: every page has one fixed place however often it comes, so the file cannot
- * outgrow the guest's RAM. Bitmaps are written last: a file that was cut short says of itself that it is empty, so
- * whoever uses this class must not give an unfinished file its name.
+ * outgrow the guest's RAM. Bitmaps are written once no page can come any more, the devices and the end of the stream
+ * behind them: a file whose writer died in between has no end, and no loader takes it for whole.
  */
 export class MappedRamWriter implements MigrationTarget {
   readonly #file: PositionedFile;
@@ -156,21 +156,21 @@ export class MappedRamWriter implements MigrationTarget {
   }
 
   /**
-   * Writes device sections, EOF and description, then the bitmaps; clears places that hold bytes of pages that became
-   * zero. The file is whole when this returns.
+   * Writes the bitmaps, then device sections, EOF and description; clears places that hold bytes of pages that became
+   * zero. The file is whole when this returns, and lacks its end when it does not.
    */
   tail(tail: StreamTail, bytes: Uint8Array): void {
     // A background snapshot's stream has no END; a mapped-ram loader's has.
     if (!this.#endWritten) this.ramSectionEnd(SectionType.END, this.#footers);
-    this.#append(bytes.subarray(0, tail.eofOffset + 1 - tail.baseOffset));
-    if (tail.description !== undefined) {
-      const text = new TextEncoder().encode(describeCapabilities(tail.description.text, this.#capabilities));
-      this.#append(this.#scratch.clear().u8(SectionType.VMDESCRIPTION).u32(text.length).raw(text).finish());
-    }
     this.#pages.finish();
     for (const [index, offset] of this.#bitmapOffsets.entries()) {
       const bitmap = this.#pages.present(index)?.toBytes();
       if (offset !== undefined && bitmap !== undefined) this.#file.writeAt(bitmap, 0, bitmap.length, offset);
+    }
+    this.#append(bytes.subarray(0, tail.eofOffset + 1 - tail.baseOffset));
+    if (tail.description !== undefined) {
+      const text = new TextEncoder().encode(describeCapabilities(tail.description.text, this.#capabilities));
+      this.#append(this.#scratch.clear().u8(SectionType.VMDESCRIPTION).u32(text.length).raw(text).finish());
     }
   }
 
