@@ -417,8 +417,17 @@ export class OutgoingMigration {
   async #giveUp(error: unknown): Promise<unknown> {
     const cancelled = this.#cancelled;
     this.#error = error instanceof Error ? error.message : String(error);
-    if (!cancelled) this.#state.enter("failing");
-    this.#target.abort();
+    try {
+      if (!cancelled) this.#state.enter("failing");
+      this.#target.abort();
+    } finally {
+      // Whatever else fails: the guest must not stand still.
+      await this.#resumeGuest(cancelled);
+    }
+    return cancelled ? new CancelledError(undefined, error) : error;
+  }
+
+  async #resumeGuest(cancelled: boolean): Promise<void> {
     try {
       // Where somebody has let it go on since, what it does now is as they want it.
       if (this.#stoppedAtRunCount === this.#host.runCount) {
@@ -428,7 +437,6 @@ export class OutgoingMigration {
     } finally {
       this.#state.enter(cancelled ? "cancelled" : "failed");
     }
-    return cancelled ? new CancelledError(undefined, error) : error;
   }
 
   #throwIfCancelled(): void {

@@ -1,0 +1,54 @@
+import { describe, expect, test } from "vitest";
+
+import { MigrationState } from "../../../src/engine/migration-states.js";
+import { MappedRamTarget } from "../../../src/engine/outgoing/mapped-ram-target.js";
+import { OutgoingMigration, type OutgoingOptions } from "../../../src/engine/outgoing/outgoing-migration.js";
+import { DEFAULT_CAPABILITIES, DEFAULT_PARAMETERS } from "../../../src/qapi/index.js";
+import { FakeHost, MemoryFile } from "../fake-host.js";
+
+async function running(): Promise<FakeHost> {
+  const host = new FakeHost();
+  host.ram[0]!.fill(9);
+  await host.run();
+  return host;
+}
+
+function migrationOf(host: FakeHost, options: Partial<OutgoingOptions> = {}): OutgoingMigration {
+  return new OutgoingMigration(host, new MappedRamTarget(new MemoryFile()), {
+    capabilities: { ...DEFAULT_CAPABILITIES, "mapped-ram": true },
+    parameters: () => DEFAULT_PARAMETERS,
+    ...options,
+  });
+}
+
+describe("OutgoingMigration", () => {
+  test("memory that is written while the guest stands still fails a migration into a file", async () => {
+    const host = await running();
+    const saveDevices = host.saveDevices.bind(host);
+    host.saveDevices = () => {
+      // A device that is still at work: its page went before.
+      host.ram[1]![5] = 1;
+      return saveDevices();
+    };
+    const migration = migrationOf(host);
+    await expect(migration.run()).rejects.toThrow(/written while the guest stood still/);
+    expect(migration.status).toBe("failed");
+    expect(host.running).toBe(true);
+    await host.stop();
+  });
+
+  test("a listener that throws does not leave the guest stopped", async () => {
+    const host = await running();
+    host.saveDevices = () => {
+      throw new Error("no devices");
+    };
+    const state = new MigrationState((status) => {
+      if (status === "failing") throw new Error("the listener's own fault");
+    });
+    const migration = migrationOf(host, { state });
+    await expect(migration.run()).rejects.toThrow("the listener's own fault");
+    expect(migration.status).toBe("failed");
+    expect(host.running).toBe(true);
+    await host.stop();
+  });
+});
