@@ -4,7 +4,7 @@ import {
   type OpenChannelOptions,
   openOutgoing,
 } from "../../channels/index.js";
-import { CancelledError, UsageError } from "../../errors/index.js";
+import { CancelledError, MachineError, throwIfAborted, UsageError } from "../../errors/index.js";
 import {
   type Capabilities,
   type CapabilityChanges,
@@ -57,6 +57,8 @@ export class MigrationControl {
   #incoming: IncomingLoad | undefined;
   /** While the way is opened. */
   #opening: AbortController | undefined;
+  /** Whether the last migration that began was an outgoing one. */
+  #hasLeft = false;
   #error: string | undefined;
   #ended: Promise<Error | undefined> = Promise.resolve(undefined);
 
@@ -90,8 +92,10 @@ export class MigrationControl {
    * @throws UsageError when a value is out of its range, not supported, or does not go with what else is set.
    */
   setParameters(changes: ParameterChanges): void {
-    this.#parameters = checkParameters(changes, this.#parameters, this.#capabilities);
-    this.#way?.xbzrle?.resize(this.#parameters["xbzrle-cache-size"]);
+    const parameters = checkParameters(changes, this.#parameters, this.#capabilities);
+    // May be refused, and nothing is set then.
+    this.#way?.xbzrle?.resize(parameters["xbzrle-cache-size"]);
+    this.#parameters = parameters;
   }
 
   /**
@@ -108,10 +112,13 @@ export class MigrationControl {
     const uri = resolveAddress(target);
     this.#outgoing = undefined;
     this.#error = undefined;
-    this.#state.enter("setup");
+    this.#hasLeft = true;
     const opening = new AbortController();
     this.#opening = opening;
+    this.#state.enter("setup");
     try {
+      // The last one tells how it ended before it has emptied its file, which may be the same one.
+      await settled(this.#ended, opening.signal);
       this.#way = await this.#open(uri, opening.signal);
     } catch (error) {
       this.#failedToOpen(error, opening.signal);
@@ -177,9 +184,13 @@ export class MigrationControl {
   info(): MigrationInfo {
     const { status } = this.#state;
     if (status === "none") return {};
-    if (this.#outgoing !== undefined) return this.#outgoing.info;
-    if (this.#incoming !== undefined) return this.#incoming.info;
-    return { status, ...(this.#error === undefined ? {} : { "error-desc": this.#error }) };
+    if (this.#outgoing !== undefined) return { ...this.#outgoing.info, ...this.#errorField };
+    if (this.#incoming !== undefined && !this.#hasLeft) return this.#incoming.info;
+    return { status, ...this.#errorField };
+  }
+
+  get #errorField(): Pick<MigrationInfo, "error-desc"> {
+    return this.#error === undefined ? {} : { "error-desc": this.#error };
   }
 
   /** Settles when the migration that is under way has ended: with undefined if well, else with why not. Never rejects. */
@@ -207,6 +218,7 @@ export class MigrationControl {
   async #open(uri: MigrationUri, signal: AbortSignal): Promise<OutgoingWay> {
     const channel = await openOutgoing(uri, { signal, ...this.#channelOptions });
     try {
+      throwIfAborted(signal);
       return outgoingWay(this.#host, channel, this.#capabilities, this.#parameters);
     } catch (error) {
       await channel.sink.close();
@@ -237,13 +249,36 @@ export class MigrationControl {
     });
     try {
       await this.#outgoing.run();
-      await way.close();
-      return undefined;
     } catch (error) {
-      await way.discard();
-      return error instanceof Error ? error : new CancelledError(undefined, error);
+      return await this.#discard(way, error instanceof Error ? error : new CancelledError(undefined, error));
     } finally {
       this.#way = undefined;
     }
+    // Everything has arrived: nothing that closing says changes that.
+    await way.close().catch(() => undefined);
+    return undefined;
   }
+
+  /** Leaves nothing that looks whole; where that fails, whoever asks must hear of it. Returns why the migration ended. */
+  async #discard(way: OutgoingWay, failure: Error): Promise<Error> {
+    try {
+      await way.discard();
+      return failure;
+    } catch (cause) {
+      const what = "What the migration had written could not be removed, and must not be used";
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      this.#error = `${failure.message}. ${what}: ${reason}`;
+      return new MachineError("io", what, {}, failure);
+    }
+  }
+}
+
+/** Waits for work that never rejects, until the signal fires: then throws CancelledError. */
+async function settled(work: Promise<unknown>, signal: AbortSignal): Promise<void> {
+  const aborted = new Promise<void>((resolve) => {
+    signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+  throwIfAborted(signal);
+  await Promise.race([work, aborted]);
+  throwIfAborted(signal);
 }
