@@ -23,10 +23,14 @@ export async function problemsOf(outcome: Outcome): Promise<string[]> {
   checkSource(outcome, must);
   checkDestination(outcome, must);
   checkCounters(outcome, must);
+  checkPace(outcome, must);
   checkFile(outcome, must);
   if (problems.length === 0) await checkRecords(outcome, must);
   return problems;
 }
+
+/** What is waited for is broken off; a write into a file, its synchronization, and a guest that is to run are not. */
+const CANCEL_MS = 500;
 
 type Must = (condition: boolean, problem: string) => void;
 
@@ -137,7 +141,7 @@ function checkDestination(outcome: Outcome, must: Must): void {
 
 function checkCounters(outcome: Outcome, must: Must): void {
   const { info, link, file, scenario } = outcome;
-  const { machine, capabilities, parameters } = scenario;
+  const { machine, capabilities } = scenario;
   if (!completed(outcome) || info.ram === undefined) return;
   const { ram } = info;
   const seen = link?.forward.acceptedBytes ?? file?.writtenBytes;
@@ -150,12 +154,36 @@ function checkCounters(outcome: Outcome, must: Must): void {
   const { normal = 0, duplicate = 0, "precopy-bytes": precopy = 0, "downtime-bytes": downtime = 0 } = ram;
   must(normal + duplicate >= pages, `only ${normal + duplicate} of ${pages} pages`);
   must(precopy + downtime === ram.transferred, "precopy and downtime do not add up");
-  const limit = parameters["max-bandwidth"] / 1000;
-  const { stoppedAtMs, bytesAtStop } = outcome;
-  if (limit > 0 && !outcome.parametersChanged && stoppedAtMs !== undefined && scenario.live) {
-    const most = limit * (stoppedAtMs + 100) + 2 * machine.pageSize + 8192;
-    must(bytesAtStop <= most, `${bytesAtStop} bytes went in ${stoppedAtMs} ms, the limit was ${most}`);
+}
+
+/** Whether it kept to its limits of bandwidth and downtime, says how long the guest stood still, and ends when it has to. */
+function checkPace(outcome: Outcome, must: Must): void {
+  const { scenario, stop, cancelledAtMs, endedAtMs, info } = outcome;
+  const { machine, parameters } = scenario;
+  if (cancelledAtMs !== undefined) {
+    const ms = endedAtMs - cancelledAtMs;
+    must(ms <= CANCEL_MS, `it ended ${ms} ms after it was cancelled`);
   }
+  if (stop === undefined) return;
+  if (info.downtime !== undefined) {
+    const ms = endedAtMs - stop.atMs;
+    const most = ms + machine.stopMs + 1;
+    must(info.downtime >= ms - 1 && info.downtime <= most, `downtime is ${info.downtime}, it was ${ms} ms`);
+  }
+  if (outcome.parametersChanged || !scenario.live) return;
+  const limit = parameters["max-bandwidth"] / 1000;
+  if (limit > 0) {
+    const most = limit * (stop.atMs + 100) + 2 * machine.pageSize + 8192;
+    must(stop.sentBytes <= most, `${stop.sentBytes} bytes went in ${stop.atMs} ms, the limit was ${most}`);
+  }
+  const { remaining = 0, mbps = 0 } = stop.info.ram ?? {};
+  const bytesPerMs = (parameters["avail-switchover-bandwidth"] || (mbps * 1_000_000) / 8) / 1000;
+  const ms = remaining === 0 ? 0 : remaining / bytesPerMs;
+  const allowedMs = parameters["downtime-limit"];
+  must(
+    ms <= allowedMs * 1.001,
+    `the guest was stopped with ${ms} ms of memory left, ${allowedMs} were allowed`,
+  );
 }
 
 function checkFile(outcome: Outcome, must: Must): void {

@@ -47,9 +47,20 @@ export interface Outcome {
   /** Turns of the guest while a little time passed after the end. */
   readonly ticksAfterwards: number;
   readonly parametersChanged: boolean;
-  readonly stoppedAtMs: number | undefined;
-  readonly bytesAtStop: number;
+  /** When the migration had stopped the guest, and what was known then. */
+  readonly stop: StopFacts | undefined;
+  /** When it was cancelled first. */
+  readonly cancelledAtMs: number | undefined;
+  readonly endedAtMs: number;
   readonly xbzrle: XbzrleCache | undefined;
+}
+
+/** How a migration stood when it had stopped the guest. */
+export interface StopFacts {
+  readonly atMs: number;
+  readonly sentBytes: number;
+  readonly info: MigrationInfo;
+  readonly parameters: MigrationParameters;
 }
 
 /** Nothing of a run may take longer, in virtual time and in events. */
@@ -81,8 +92,8 @@ class Run {
   #xbzrle: XbzrleCache | undefined;
   #link: SimLink | undefined;
   #file: SimFile | undefined;
-  #stoppedAtMs: number | undefined;
-  #bytesAtStop = 0;
+  #stop: StopFacts | undefined;
+  #cancelledAtMs: number | undefined;
 
   constructor(scenario: Scenario, log: string[] | undefined) {
     const { seed, machine, devices, habit, parameters } = scenario;
@@ -125,6 +136,7 @@ class Run {
     this.#scheduleUser();
     const loading = this.#link === undefined ? undefined : ending(this.#load(this.#link));
     const migrated = await ending(migration.run());
+    const endedAtMs = this.#clock.now();
     this.#clock.note(() => `source: ${describe(migrated)}`);
     await this.#link?.source.close();
     let loaded = await loading;
@@ -149,8 +161,9 @@ class Run {
       disturbances: this.#disturbances,
       ticksAfterwards: this.#guest.ticks - ticks,
       parametersChanged: this.#parametersChanged,
-      stoppedAtMs: this.#stoppedAtMs,
-      bytesAtStop: this.#bytesAtStop,
+      stop: this.#stop,
+      cancelledAtMs: this.#cancelledAtMs,
+      endedAtMs,
       xbzrle: this.#xbzrle,
     };
   }
@@ -183,7 +196,7 @@ class Run {
 
   #makeMigration(target: OutgoingTarget): OutgoingMigration {
     const { capabilities, live } = this.#scenario;
-    return new OutgoingMigration(this.#source, target, {
+    const migration = new OutgoingMigration(this.#source, target, {
       capabilities,
       parameters: () => this.#parameters,
       live,
@@ -192,13 +205,14 @@ class Run {
       onPass: (pass) => this.#clock.note(() => `pass ${pass}`),
       onGuest: (change) => {
         this.#clock.note(() => `guest ${change}`);
-        if (change === "stopped") {
-          this.#stoppedAtMs = this.#clock.now();
-          this.#bytesAtStop = target.transferredBytes;
-        }
+        if (change !== "stopped") return;
+        const { info } = migration;
+        const atMs = this.#clock.now();
+        this.#stop = { atMs, sentBytes: target.transferredBytes, info, parameters: this.#parameters };
       },
       ...(this.#xbzrle === undefined ? {} : { xbzrle: this.#xbzrle }),
     });
+    return migration;
   }
 
   #onStatus(status: KnownMigrationStatus): void {
@@ -213,12 +227,22 @@ class Run {
     this.#clock.after(afterMs, "pre-switchover", () => {
       if (this.#migration?.status !== "pre-switchover") return;
       if (what === "cancel") this.#cancel();
+      else if (what === "run-for-a-moment") this.#runForAMoment();
       else {
         if (what !== "continue") this.#resume();
         this.#migration.continue();
         if (what !== "resume-and-pause") return;
         this.#clock.after(this.#random.below(30) * 0.1, "pause again", () => this.#act({ kind: "pause" }));
       }
+    });
+  }
+
+  /** The guest changes its memory in the pause, and nothing shows it when the migration goes on. */
+  #runForAMoment(): void {
+    this.#resume();
+    this.#clock.after(this.#scenario.habit.everyMs * 3, "end of the moment", () => {
+      this.#act({ kind: "pause" });
+      if (this.#migration?.status === "pre-switchover") this.#migration.continue();
     });
   }
 
@@ -272,6 +296,7 @@ class Run {
   #cancel(): void {
     this.#clock.note(() => "the user cancels");
     this.#disturbances.push("cancel");
+    this.#cancelledAtMs ??= this.#clock.now();
     this.#migration?.cancel();
   }
 

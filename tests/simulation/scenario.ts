@@ -50,7 +50,7 @@ export interface Scenario {
   /** With pause-before-switchover: what happens then, and when. */
   readonly atPause: {
     readonly afterMs: number;
-    readonly what: "continue" | "cancel" | "resume" | "resume-and-pause";
+    readonly what: "continue" | "cancel" | "resume" | "resume-and-pause" | "run-for-a-moment";
   };
   readonly link: LinkSpec;
   readonly file: FileSpec;
@@ -150,7 +150,9 @@ export function scenarioOf(seed: number): Scenario {
       : {}),
     atPause: {
       afterMs: random.pick([0, 1, 40]),
-      what: faults ? random.pick(["continue", "cancel", "resume", "resume-and-pause"] as const) : "continue",
+      what: faults
+        ? random.pick(["continue", "cancel", "resume", "resume-and-pause", "run-for-a-moment"] as const)
+        : "continue",
     },
     link: makeLink(random, faults && stream, bytesPerMs, ramBytes, slowest),
     file: makeFile(random, faults, bytesPerMs, ramBytes),
