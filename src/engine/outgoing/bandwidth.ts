@@ -23,12 +23,18 @@ export class Bandwidth {
   #windowStartPages = 0;
   #bytesPerMs = 0;
   #pagesPerMs = 0;
+  /** The limit that holds, and since when: in this window at most. */
+  #limit: number;
+  #limitStartMs: number;
+  #limitStartBytes = 0;
 
   /** @param pace Asked anew each time: parameters may change while a migration runs. */
   constructor(clock: Clock, pace: () => PaceParameters) {
     this.#clock = clock;
     this.#pace = pace;
     this.#windowStartMs = clock.now();
+    this.#limit = pace()["max-bandwidth"];
+    this.#limitStartMs = this.#windowStartMs;
   }
 
   /** Bytes per second over the last window; 0 before there was one. */
@@ -48,13 +54,20 @@ export class Bandwidth {
 
   /**
    * Milliseconds until more may be sent; 0 when it may be now. What was sent beyond the limit is waited for before
-   * {@link measure} begins another window, which forgets it.
+   * {@link measure} begins another window, which forgets it. What was sent before the limit was changed does not count: after
+   * a fast beginning, a low limit would hold back everything for minutes.
    */
   waitMs(transferredBytes: number): number {
     const limit = this.#pace()["max-bandwidth"];
+    const nowMs = this.#clock.now();
+    if (limit !== this.#limit) {
+      this.#limit = limit;
+      this.#limitStartMs = nowMs;
+      this.#limitStartBytes = transferredBytes;
+    }
     if (limit === 0) return 0;
-    const dueMs = (transferredBytes - this.#windowStartBytes) / (limit / 1000);
-    return Math.max(0, this.#windowStartMs + dueMs - this.#clock.now());
+    const dueMs = (transferredBytes - this.#limitStartBytes) / (limit / 1000);
+    return Math.max(0, this.#limitStartMs + dueMs - nowMs);
   }
 
   /** Closes the window when it is full; `early` closes it whenever anything was sent in it. */
@@ -68,6 +81,8 @@ export class Bandwidth {
     this.#windowStartMs = nowMs;
     this.#windowStartBytes = transferredBytes;
     this.#windowStartPages = pages;
+    this.#limitStartMs = nowMs;
+    this.#limitStartBytes = transferredBytes;
   }
 
   /** Milliseconds that so many bytes are expected to take with the guest stopped; infinite while nothing is known. */

@@ -394,7 +394,8 @@ export class OutgoingMigration {
 
   get #sentPages(): number {
     const { normal, zero } = this.#target.pageCounts;
-    return normal + zero;
+    const { pages = 0, overflow = 0 } = this.#options.xbzrle?.stats ?? {};
+    return normal + zero + pages - overflow;
   }
 
   /** `ram_mig_ram_block_resized` of QEMU: what was announced cannot be changed any more. */

@@ -44,9 +44,20 @@ describe("the limit", () => {
     const { pace, bandwidth } = make({ "max-bandwidth": 1000 });
     expect(bandwidth.waitMs(100_000)).toBe(100_000);
     pace["max-bandwidth"] = 1_000_000;
-    expect(bandwidth.waitMs(100_000)).toBe(100);
-    pace["max-bandwidth"] = 0;
     expect(bandwidth.waitMs(100_000)).toBe(0);
+    expect(bandwidth.waitMs(150_000)).toBe(50);
+    pace["max-bandwidth"] = 0;
+    expect(bandwidth.waitMs(1e9)).toBe(0);
+  });
+
+  test("one that comes after a fast beginning does not hold everything back for that", () => {
+    const { clock, pace, bandwidth } = make();
+    clock.block(90);
+    expect(bandwidth.waitMs(200 << 20)).toBe(0);
+    pace["max-bandwidth"] = 1 << 20;
+    expect(bandwidth.waitMs(200 << 20)).toBe(0);
+    clock.block(1000);
+    expect(bandwidth.waitMs((200 << 20) + (2 << 20))).toBe(1000);
   });
 
   test("nobody who was idle may catch up on more than a window", () => {

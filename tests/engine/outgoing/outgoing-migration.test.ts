@@ -1,8 +1,11 @@
 import { describe, expect, test } from "vitest";
 
+import type { ByteSink } from "../../../src/channels/index.js";
+import { loadHostFromStream } from "../../../src/engine/incoming/load-stream.js";
 import { MigrationState } from "../../../src/engine/migration-states.js";
 import { MappedRamTarget } from "../../../src/engine/outgoing/mapped-ram-target.js";
 import { OutgoingMigration, type OutgoingOptions } from "../../../src/engine/outgoing/outgoing-migration.js";
+import { StreamTarget } from "../../../src/engine/outgoing/stream-target.js";
 import { DEFAULT_CAPABILITIES, DEFAULT_PARAMETERS } from "../../../src/qapi/index.js";
 import { FakeHost, MemoryFile } from "../fake-host.js";
 
@@ -51,4 +54,38 @@ describe("OutgoingMigration", () => {
     expect(host.running).toBe(true);
     await host.stop();
   });
+});
+
+test("devices that are larger than what is gathered for one write arrive, and are counted once", async () => {
+  const host = new FakeHost();
+  host.ram[1]!.fill(3, 0, 5000);
+  host.device = new Uint8Array(3 << 20).map((_, index) => index * 7);
+  const pieces: Uint8Array[] = [];
+  const sink: ByteSink = {
+    write: (bytes) => {
+      pieces.push(bytes.slice());
+      return Promise.resolve();
+    },
+    end: () => Promise.resolve(),
+    close: () => Promise.resolve(),
+  };
+  const migration = new OutgoingMigration(host, new StreamTarget(sink), {
+    capabilities: DEFAULT_CAPABILITIES,
+    parameters: () => DEFAULT_PARAMETERS,
+  });
+  await migration.run();
+  const stream = Buffer.concat(pieces);
+  expect(migration.info.ram?.transferred).toBe(stream.length);
+  const destination = new FakeHost();
+  let position = 0;
+  await loadHostFromStream(destination, {
+    read: (target) => {
+      const count = stream.copy(target, 0, position);
+      position += count;
+      return Promise.resolve(count);
+    },
+    close: () => Promise.resolve(),
+  });
+  expect(destination.memory().equals(host.memory())).toBe(true);
+  expect(Buffer.compare(destination.device, host.device)).toBe(0);
 });
