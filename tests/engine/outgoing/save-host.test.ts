@@ -83,6 +83,15 @@ describe("saveHost", () => {
     expect(info.ram?.["dirty-sync-count"]).toBe(3);
   });
 
+  test("what is left need not be nothing: it goes while the guest stands still", async () => {
+    const host = new FakeHost();
+    restless(host);
+    await host.run();
+    const { info } = await saveHost(host, new MemoryFile(), { maxRounds: 1000, downtimeLimitMs: 60_000 });
+    expect(info.ram?.["dirty-sync-count"]).toBe(3);
+    expect(info.ram?.["downtime-bytes"]).toBeGreaterThan(64 * PAGE);
+  });
+
   test("live: false stops the guest before the first page", async () => {
     const host = new FakeHost();
     restless(host);
