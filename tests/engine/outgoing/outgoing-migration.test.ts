@@ -6,6 +6,7 @@ import { MigrationState } from "../../../src/engine/migration-states.js";
 import { MappedRamTarget } from "../../../src/engine/outgoing/mapped-ram-target.js";
 import { OutgoingMigration, type OutgoingOptions } from "../../../src/engine/outgoing/outgoing-migration.js";
 import { StreamTarget } from "../../../src/engine/outgoing/stream-target.js";
+import { CancelledError } from "../../../src/errors/index.js";
 import { DEFAULT_CAPABILITIES, DEFAULT_PARAMETERS } from "../../../src/qapi/index.js";
 import { FakeHost, MemoryFile } from "../fake-host.js";
 
@@ -54,6 +55,33 @@ describe("OutgoingMigration", () => {
     expect(host.running).toBe(true);
     await host.stop();
   });
+});
+
+test("an end that comes only because the channel was closed is none", async () => {
+  const host = await running();
+  let close = (): void => undefined;
+  const closed = new Promise<void>((resolve) => (close = resolve));
+  let cancel = (): void => undefined;
+  const sink: ByteSink = {
+    write: () => Promise.resolve(),
+    end: () => {
+      cancel();
+      return closed;
+    },
+    close: () => {
+      close();
+      return closed;
+    },
+  };
+  const migration = new OutgoingMigration(host, new StreamTarget(sink), {
+    capabilities: DEFAULT_CAPABILITIES,
+    parameters: () => DEFAULT_PARAMETERS,
+  });
+  cancel = () => migration.cancel();
+  await expect(migration.run()).rejects.toThrow(CancelledError);
+  expect(migration.status).toBe("cancelled");
+  expect(host.running).toBe(true);
+  await host.stop();
 });
 
 test("devices that are larger than what is gathered for one write arrive, and are counted once", async () => {
