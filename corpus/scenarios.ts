@@ -126,6 +126,10 @@ export const SCENARIOS: readonly Scenario[] = [
     ...{ name: "q100-mr-pc-odd-size", qemu: "10.0", machine: "pc", memoryKiB: 16_392, ...WORKLOAD },
     capabilities: MAPPED,
   },
+  {
+    ...{ name: "q100-mr-pc-no-footers", qemu: "10.0", machine: "pc", ...WORKLOAD, capabilities: MAPPED },
+    args: ["-global", "migration.send-section-footer=off"],
+  },
   // Other machines and devices.
   {
     ...{ name: "q100-mr-q35-vga-e1000", qemu: "10.0", machine: "q35", ...WORKLOAD },

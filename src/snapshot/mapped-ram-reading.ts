@@ -66,7 +66,7 @@ function readTail(
 ): ExaminedStreamTail | undefined {
   if (skeleton.ramEndOffset === undefined) return undefined;
   try {
-    return examineStreamTail(readTailBytes(source, skeleton.ramEndOffset), skeleton.ramEndOffset);
+    return examineStreamTail(readTailBytes(source, skeleton.ramEndOffset), skeleton.ramEndOffset, skeleton);
   } catch (error) {
     if (!(error instanceof FormatError)) throw error;
     note(error);

@@ -100,6 +100,7 @@ describeWithQemu(["7.2", "10.0", "11.1"], "files made in this run", () => {
     "q100-pc-postcopy-advise",
     "q100-mr-pc-live",
     "q100-mr-pc-odd-size",
+    "q100-mr-pc-no-footers",
     "q100-mr-q35-virtio-mem",
     "q111-pc-file-offset",
   ])("%s holds what its guest had", async (name) => {

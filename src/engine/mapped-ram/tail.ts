@@ -11,10 +11,10 @@ import type { MappedRamFile } from "./open.js";
  */
 export function readMappedRamTail(
   file: RandomAccessSource,
-  skeleton: Pick<MappedRamFile, "ramEndOffset">,
+  skeleton: Pick<MappedRamFile, "ramEndOffset" | "footers">,
 ): { tail: StreamTail; bytes: Uint8Array } {
   const bytes = readTailBytes(file, skeleton.ramEndOffset);
-  return { tail: decodeStreamTail(bytes, skeleton.ramEndOffset), bytes };
+  return { tail: decodeStreamTail(bytes, skeleton.ramEndOffset, skeleton), bytes };
 }
 
 /** Reads all bytes behind RAM, which is little: pages are in front of them. */
