@@ -57,7 +57,7 @@ export function parseFileWithOffset(text: string): { readonly path: string; read
   const path = text.slice(0, at);
   const offset = parseSize(text.slice(at + OFFSET_OPTION.length));
   if (path === "" || offset === undefined) {
-    throw new UsageError(`"${text}" has no usable offset`, { hint: "write file:PATH,offset=BYTES" });
+    throw new UsageError(`"${text}" has no usable offset`, { hint: "end it with ,offset=BYTES" });
   }
   return { path, offset };
 }

@@ -58,11 +58,14 @@ export class BlockFiles {
   readonly #replace: boolean;
   /** By the blocks' place in the list. */
   readonly #files = new Map<number, { readonly entry: RamBlockEntry; readonly output: OutputFile }>();
+  readonly #input: string | undefined;
   #madeFolder: string | undefined;
 
-  constructor(target: ExtractTarget, replace: boolean) {
+  /** @param input Path of the snapshot, where it has one: no block's file may take its place. */
+  constructor(target: ExtractTarget, replace: boolean, input?: string) {
     this.#target = target;
     this.#replace = replace;
+    this.#input = input;
   }
 
   /** Whether a block of this name is wanted at all. */
@@ -92,7 +95,15 @@ export class BlockFiles {
         this.leaveOut(index, name);
         return { name };
       }
-      const output = OutputFile.create(this.#pathOf(name), { replace: this.#replace });
+      const file = this.#pathOf(name);
+      if (this.#input !== undefined && isSameFile(file, this.#input)) {
+        throw new UsageError("The block's file would replace the snapshot itself", {
+          path: file,
+          block: name,
+          hint: "choose another name",
+        });
+      }
+      const output = OutputFile.create(file, { replace: this.#replace });
       this.#files.set(index, { entry, output });
       truncate(output, usedLength);
       return { name, place: { file: output, position: 0, pageCount: usedLength / pageSize } };
@@ -217,6 +228,12 @@ class Hashing {
     await nextTurn();
     throwIfAborted(this.#signal);
   }
+}
+
+/** Whether two paths lead to one file, by whatever links. */
+function isSameFile(a: string, b: string): boolean {
+  const [one, other] = [a, b].map((file) => statSync(file, { throwIfNoEntry: false, bigint: true }));
+  return one !== undefined && other !== undefined && one.dev === other.dev && one.ino === other.ino;
 }
 
 function truncate(output: OutputFile, bytes: number): void {

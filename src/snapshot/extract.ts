@@ -49,7 +49,11 @@ export async function extractBlocks(
   options: ExtractOptions = {},
 ): Promise<ExtractResult> {
   throwIfAborted(options.signal);
-  const files = new BlockFiles(target, options.replace ?? false);
+  const files = new BlockFiles(
+    target,
+    options.replace ?? false,
+    typeof input === "string" ? input : undefined,
+  );
   try {
     const origin = await openOrigin(input, options);
     try {

@@ -14,6 +14,7 @@ export { searchSectionFooter } from "./footer-search.js";
 export { type Json, layOutJson } from "./json-layout.js";
 export * from "./libvirt.js";
 export * from "./mapped-ram.js";
+export { type PageSizeSearch, searchTargetPageSize } from "./page-size-search.js";
 export * from "./ram-block-list.js";
 export * from "./ram-records.js";
 export * from "./section.js";

@@ -1,5 +1,15 @@
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  linkSync,
+  symlinkSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
@@ -63,9 +73,7 @@ describeWithCorpus("extracting what QEMU and libvirt wrote", () => {
       path: corpusPath(facts),
       offset: facts.streamOffset,
     });
-    // A pipe knows nothing of the end, where the page size of some machines stands.
-    const { targetPageSize } = facts;
-    const result = await extractBlocks(source, { folder: workDir.file("blocks") }, { targetPageSize });
+    const result = await extractBlocks(source, { folder: workDir.file("blocks") });
     await source.close();
     expectBlocks(result, facts);
   });
@@ -81,6 +89,24 @@ describeWithCorpus("extracting what QEMU and libvirt wrote", () => {
       expect(statSync(path).mode & 0o777).toBe(0o600);
     }
     expect(readdirSync(workDir.path)).toHaveLength(4);
+  });
+
+  test("no block's file takes the place of the snapshot, by whatever name", async () => {
+    const snapshot = workDir.file("pc.ram");
+    copyFileSync(corpusPath(corpusFile("q100-tiny-exec")), snapshot);
+    symlinkSync("pc.ram", workDir.file("link"));
+    linkSync(snapshot, workDir.file("second"));
+    const before = sha256(readFileSync(snapshot));
+    const targets = [
+      { folder: workDir.path },
+      ...["pc.ram", "link", "second"].map((name) => ({ block: "pc.ram", path: workDir.file(name) })),
+    ];
+    for (const target of targets) {
+      const extracting = extractBlocks(snapshot, target, { replace: true });
+      await expect(extracting).rejects.toThrow(/would replace the snapshot itself/);
+    }
+    expect(sha256(readFileSync(snapshot))).toBe(before);
+    expect(readdirSync(workDir.path).sort()).toEqual(["link", "pc.ram", "second"]);
   });
 
   test("pages without content take no space", async () => {

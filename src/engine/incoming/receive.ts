@@ -26,6 +26,7 @@ import {
   RamRecordDecoder,
   SECTION_FOOTER_BYTES,
   searchSectionFooter,
+  searchTargetPageSize,
   type SectionHeader,
   SectionType,
 } from "../../wire/index.js";
@@ -44,7 +45,7 @@ export interface ReceiveOptions {
   readonly onProgress?: ProgressListener;
   /** Where the stream starts in its file: what is said of places counts from there. */
   readonly startOffset?: number;
-  /** Bytes; for sources that say nothing of it in the stream and do not have x86's 4096. */
+  /** Bytes; for sources that say nothing of it in the stream. Its first pages show it when it is not given. */
   readonly targetPageSize?: number;
   /** Where PINGs are answered and the end is confirmed, when the source opens a return path. */
   readonly returnPath?: ByteSink;
@@ -67,6 +68,9 @@ export interface ReceiveResult {
    */
   confirm(): Promise<void>;
 }
+
+/** How far ahead is looked for the target page size; two pages tell it. */
+const PAGE_SIZE_SEARCH_BYTES = 1 << 20;
 
 /**
  * Reads one precopy migration stream to its end and hands it to a target.
@@ -270,37 +274,26 @@ class IncomingMigration {
       const entryOffset = this.#input.offset;
       list.add(await this.#input.parse((reader) => decodeBlockListEntry(reader, dialect)), entryOffset);
     }
-    const pageSize = this.#targetPageSize(list.blocks, offset);
+    const pageSize = await this.#targetPageSize(list.blocks, header.id);
+    checkPages(list.blocks, pageSize, offset);
     this.#ram = { header, blocks: list.blocks };
     const sink = this.#target.ramStart(header, list.blocks, pageSize, offset);
     this.#decoder = new RamRecordDecoder(list.blocks, pageSize, sink);
     await this.#readRamRecords(SectionType.START);
   }
 
-  #targetPageSize(blocks: readonly RamBlockEntry[], offset: number): number {
+  /** What the stream or the caller says; else what the first records show. */
+  async #targetPageSize(blocks: readonly RamBlockEntry[], ramSectionId: number): Promise<number> {
+    const input = this.#input;
     const bits = this.#configuration?.targetPageBits;
-    const fromStream = bits === undefined ? undefined : 2 ** bits;
-    const pageSize = fromStream ?? this.#options.targetPageSize ?? DEFAULT_TARGET_PAGE_SIZE;
-    const pages = blocks.reduce((sum, block) => sum + block.usedLength / pageSize, 0);
-    if (pages > Limits.pages) {
-      throw new FormatError("limit-exceeded", "The guest has too many pages", {
-        offset,
-        section: RAM_SECTION.name,
-        expected: `at most ${Limits.pages}`,
-        actual: pages,
-      });
+    const known = bits === undefined ? this.#options.targetPageSize : 2 ** bits;
+    if (known !== undefined) return known;
+    while (true) {
+      const ahead = input.bytes.subarray(input.position, input.end);
+      const found = searchTargetPageSize(ahead, { blocks, ramSectionId });
+      if (found !== "need-more") return found ?? DEFAULT_TARGET_PAGE_SIZE;
+      if (ahead.length >= PAGE_SIZE_SEARCH_BYTES || !(await input.fill())) return DEFAULT_TARGET_PAGE_SIZE;
     }
-    const odd = blocks.find((block) => block.usedLength % pageSize !== 0);
-    if (odd !== undefined) {
-      throw new FormatError("malformed", "A RAM block is no multiple of the target page size", {
-        offset,
-        section: RAM_SECTION.name,
-        block: odd.name,
-        expected: `a multiple of ${pageSize}`,
-        actual: odd.usedLength,
-      });
-    }
-    return pageSize;
   }
 
   /** The hot loop: whole records out of the window, synchronously, until the section's EOS. */
@@ -403,6 +396,26 @@ class IncomingMigration {
         );
     }
   }
+}
+
+function checkPages(blocks: readonly RamBlockEntry[], pageSize: number, offset: number): void {
+  const place = { offset, section: RAM_SECTION.name };
+  const pages = blocks.reduce((sum, block) => sum + block.usedLength / pageSize, 0);
+  if (pages > Limits.pages) {
+    throw new FormatError("limit-exceeded", "The guest has too many pages", {
+      ...place,
+      expected: `at most ${Limits.pages}`,
+      actual: pages,
+    });
+  }
+  const odd = blocks.find((block) => block.usedLength % pageSize !== 0);
+  if (odd === undefined) return;
+  throw new FormatError("malformed", "A RAM block is no multiple of the target page size", {
+    ...place,
+    block: odd.name,
+    expected: `a multiple of ${pageSize}`,
+    actual: odd.usedLength,
+  });
 }
 
 async function sendShut(returnPath: ByteSink, result: number): Promise<void> {
