@@ -233,7 +233,8 @@ class Hashing {
 /** Whether two paths lead to one file, by whatever links. */
 function isSameFile(a: string, b: string): boolean {
   const [one, other] = [a, b].map((file) => statSync(file, { throwIfNoEntry: false, bigint: true }));
-  return one !== undefined && other !== undefined && one.dev === other.dev && one.ino === other.ino;
+  if (one === undefined || other === undefined) return false;
+  return one.dev === other.dev && one.ino === other.ino;
 }
 
 function truncate(output: OutputFile, bytes: number): void {

@@ -15,7 +15,6 @@ import {
   decodeSectionFooter,
   decodeSectionHeader,
   decodeStreamTail,
-  DEFAULT_TARGET_PAGE_SIZE,
   encodeCommand,
   encodePong,
   encodeShut,
@@ -26,7 +25,6 @@ import {
   RamRecordDecoder,
   SECTION_FOOTER_BYTES,
   searchSectionFooter,
-  searchTargetPageSize,
   type SectionHeader,
   SectionType,
 } from "../../wire/index.js";
@@ -38,6 +36,7 @@ import { StreamInput } from "../stream-input.js";
 import { PageIndex } from "./page-index.js";
 import { readTail } from "./read-tail.js";
 import { type StreamHead, StreamFacts } from "./stream-facts.js";
+import { checkPages, findTargetPageSize } from "./target-page-size.js";
 
 /** How to receive. */
 export interface ReceiveOptions {
@@ -68,9 +67,6 @@ export interface ReceiveResult {
    */
   confirm(): Promise<void>;
 }
-
-/** How far ahead is looked for the target page size; two pages tell it. */
-const PAGE_SIZE_SEARCH_BYTES = 1 << 20;
 
 /**
  * Reads one precopy migration stream to its end and hands it to a target.
@@ -284,16 +280,9 @@ class IncomingMigration {
 
   /** What the stream or the caller says; else what the first records show. */
   async #targetPageSize(blocks: readonly RamBlockEntry[], ramSectionId: number): Promise<number> {
-    const input = this.#input;
     const bits = this.#configuration?.targetPageBits;
     const known = bits === undefined ? this.#options.targetPageSize : 2 ** bits;
-    if (known !== undefined) return known;
-    while (true) {
-      const ahead = input.bytes.subarray(input.position, input.end);
-      const found = searchTargetPageSize(ahead, { blocks, ramSectionId });
-      if (found !== "need-more") return found ?? DEFAULT_TARGET_PAGE_SIZE;
-      if (ahead.length >= PAGE_SIZE_SEARCH_BYTES || !(await input.fill())) return DEFAULT_TARGET_PAGE_SIZE;
-    }
+    return known ?? findTargetPageSize(this.#input, blocks, ramSectionId);
   }
 
   /** The hot loop: whole records out of the window, synchronously, until the section's EOS. */
@@ -396,26 +385,6 @@ class IncomingMigration {
         );
     }
   }
-}
-
-function checkPages(blocks: readonly RamBlockEntry[], pageSize: number, offset: number): void {
-  const place = { offset, section: RAM_SECTION.name };
-  const pages = blocks.reduce((sum, block) => sum + block.usedLength / pageSize, 0);
-  if (pages > Limits.pages) {
-    throw new FormatError("limit-exceeded", "The guest has too many pages", {
-      ...place,
-      expected: `at most ${Limits.pages}`,
-      actual: pages,
-    });
-  }
-  const odd = blocks.find((block) => block.usedLength % pageSize !== 0);
-  if (odd === undefined) return;
-  throw new FormatError("malformed", "A RAM block is no multiple of the target page size", {
-    ...place,
-    block: odd.name,
-    expected: `a multiple of ${pageSize}`,
-    actual: odd.usedLength,
-  });
 }
 
 async function sendShut(returnPath: ByteSink, result: number): Promise<void> {
