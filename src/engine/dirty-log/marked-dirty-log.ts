@@ -34,7 +34,8 @@ export class MarkedDirtyLog implements DirtyLog {
 
   /**
    * Says that the guest wrote to `address .. address + length` of a block. Cheap enough for each write of an
-   * interpreter. After {@link stop} it does nothing.
+   * interpreter. After {@link stop} it does nothing. Of a block that has grown, the part that was there at the start
+   * counts: the migration is going to fail with the reason, and the guest must not.
    *
    * @throws UsageError when that is not within the block.
    */
@@ -44,8 +45,11 @@ export class MarkedDirtyLog implements DirtyLog {
     const pageSize = this.#pageSize;
     const first = Math.floor(address / pageSize);
     const last = Math.floor((address + length - 1) / pageSize);
-    if (!(first >= 0 && last >= first && last < marks.pageCount)) throw beyond(block, address, length);
-    if (first === last) marks.set(first);
+    if (!(first >= 0 && last >= first)) throw beyond(block, address, length);
+    if (last >= marks.pageCount) {
+      if (address + length > (this.#blocks()[block]?.usedLength ?? 0)) throw beyond(block, address, length);
+      if (first < marks.pageCount) marks.setRange(first, marks.pageCount);
+    } else if (first === last) marks.set(first);
     else marks.setRange(first, last + 1);
   }
 

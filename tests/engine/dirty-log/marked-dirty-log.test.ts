@@ -52,6 +52,18 @@ describe("MarkedDirtyLog", () => {
     expect(dirty[0]!.has(0)).toBe(true);
   });
 
+  test("writes to what a block has grown by do not fail the guest; writes beyond it are refused", async () => {
+    const { guest, log, dirty } = start();
+    const bytes = new Uint8Array((PAGE_COUNTS[0]! + 4) * PAGE);
+    Object.assign(guest.blocks[0]!, { usedLength: bytes.length, segments: [bytes] });
+    const end = PAGE_COUNTS[0]! * PAGE;
+    log.mark(0, end - 1, 2);
+    log.mark(0, end + PAGE, 3 * PAGE);
+    expect(() => log.mark(0, end, 4 * PAGE + 1)).toThrow("not within RAM block");
+    await log.sync(dirty);
+    expect([...dirty[0]!.runs()]).toEqual([{ start: PAGE_COUNTS[0]! - 1, end: PAGE_COUNTS[0]! }]);
+  });
+
   test("hands out the memory itself", () => {
     const { guest, log } = start();
     log.take(0, { start: 15, end: 16 }, (bytes) =>
