@@ -7,7 +7,8 @@
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
+
+import { Command } from "commander";
 
 import { printable } from "../src/errors/index.js";
 import { makeFile, writeIndex } from "./make.js";
@@ -15,14 +16,31 @@ import { type Scenario, SCENARIOS } from "./scenarios.js";
 
 const DEFAULT_FOLDER = path.join(path.dirname(fileURLToPath(import.meta.url)), "..", ".cache", "made-corpus");
 
-/** Makes the files whose names fit; returns the exit code. */
+interface Options {
+  readonly out: string;
+  readonly only: string;
+  readonly list?: boolean;
+}
+
+/**
+ * Makes the files whose names fit.
+ *
+ * @returns The exit code: 0, 2 when no name fits, 3 when a file could not be made.
+ */
 export async function runMakeCorpus(args: readonly string[]): Promise<number> {
-  const { values } = parseArgs({
-    args: [...args],
-    options: { out: { type: "string" }, only: { type: "string" }, list: { type: "boolean" } },
-  });
-  const scenarios = SCENARIOS.filter(({ name }) => fits(name, values.only ?? "*"));
-  if (values.list === true) {
+  const program = new Command("make-corpus")
+    .description("Makes migration files with the real QEMUs in .cache/qemu, and an index of what is in them.")
+    .option("--out <folder>", "where the files go", DEFAULT_FOLDER)
+    .option("--only <glob>", "only files whose names fit, with * and ?", "*")
+    .option("--list", "only print the names")
+    .addHelpText(
+      "after",
+      '\nExamples:\n  npm run make-corpus -- --list\n  npm run make-corpus -- --only "q111-*"',
+    )
+    .parse(args, { from: "user" });
+  const { out: folder, only, list } = program.opts<Options>();
+  const scenarios = SCENARIOS.filter(({ name }) => fits(name, only));
+  if (list === true) {
     for (const { name } of scenarios) console.log(name);
     return 0;
   }
@@ -30,7 +48,6 @@ export async function runMakeCorpus(args: readonly string[]): Promise<number> {
     console.error("No scenario has such a name; --list shows all of them.");
     return 2;
   }
-  const folder = values.out ?? DEFAULT_FOLDER;
   mkdirSync(folder, { recursive: true });
   let failures = 0;
   for (const scenario of scenarios) failures += (await makeOne(scenario, folder)) ? 0 : 1;

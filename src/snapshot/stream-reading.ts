@@ -51,7 +51,7 @@ export async function peekStream(
           startOffset: streamOffset,
           targetPageSize,
         });
-  return { head, tail, sections: listStreamSections(head, tail), problems: [] };
+  return { head, tail, sections: listStreamSections(head, tail, true), problems: [] };
 }
 
 /** The head takes a few kilobytes: its reader would else ask for a whole window. */
@@ -83,14 +83,14 @@ export async function walkStream(
     throw new FormatError("malformed", "The stream has no RAM section");
   // Memory is whole and readable, so this is nothing to refuse the file for.
   const problems = tail.undelimited === undefined ? [] : [tail.undelimited];
-  return { head, tail, sections: listStreamSections(head, tail), problems, outsideRam };
+  return { head, tail, sections: listStreamSections(head, tail, facts.footers), problems, outsideRam };
 }
 
 /** All sections of a stream, one for each that begins, in stream order. */
-function listStreamSections(head: StreamHead, tail: StreamTail): SnapshotSection[] {
+function listStreamSections(head: StreamHead, tail: StreamTail, footers: boolean): SnapshotSection[] {
   const { ram, ramOffset, passed } = head;
   const begun = passed.flatMap(({ bytes, offset }) =>
-    bytes.length === 0 ? [] : describePassed(bytes, offset),
+    bytes.length === 0 ? [] : describePassed(bytes, offset, footers),
   );
   const foreignBytes = passed
     .filter(({ offset }) => offset > ramOffset)
@@ -104,12 +104,12 @@ function listStreamSections(head: StreamHead, tail: StreamTail): SnapshotSection
   ];
 }
 
-function describePassed(bytes: Uint8Array, offset: number): SnapshotSection[] {
+function describePassed(bytes: Uint8Array, offset: number, footers: boolean): SnapshotSection[] {
   const reader = new ByteReader(bytes, offset);
   const type = reader.u8();
   if (type !== SectionType.START && type !== SectionType.FULL) return [];
   const header = decodeSectionHeader(reader);
-  const payloadLength = bytes.length - reader.position - SECTION_FOOTER_BYTES;
+  const payloadLength = bytes.length - reader.position - (footers ? SECTION_FOOTER_BYTES : 0);
   const iterative = type === SectionType.START;
   return [
     { ...header, iterative, offset, length: bytes.length, payloadOffset: reader.offset, payloadLength },

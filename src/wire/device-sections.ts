@@ -3,6 +3,7 @@ import { ByteReader } from "./byte-reader.js";
 import { type Command, decodeCommand } from "./command.js";
 import { Limits, SectionType } from "./constants.js";
 import { mayStartNext, searchSectionFooter } from "./footer-search.js";
+import { skipHtabPart } from "./htab-section.js";
 import {
   decodeSectionFooter,
   decodeSectionHeader,
@@ -66,6 +67,8 @@ export interface StreamTail {
 export interface SectionFraming {
   /** Whether each section ends with a footer, as the RAM section shows. Machine types of QEMU 2.3 and older send none. */
   readonly footers?: boolean;
+  /** Id of a pseries guest's hash page table, which began in front of RAM's end: without footers its content delimits it. */
+  readonly htabId?: number;
 }
 
 /** A tail as far as it can be read. */
@@ -123,7 +126,7 @@ export function decodeStreamTail(
 export function examineStreamTail(
   bytes: Uint8Array,
   baseOffset: number,
-  { footers = true }: SectionFraming = {},
+  framing: SectionFraming = {},
 ): ExaminedStreamTail {
   const problems: FormatError[] = [];
   const located = searchDescription(bytes, true) ?? searchDescription(bytes, false);
@@ -131,7 +134,7 @@ export function examineStreamTail(
     located === undefined
       ? undefined
       : attempt(problems, () => decodeDescription(bytes, located.start, located.end, baseOffset));
-  const walker = new SectionWalker(bytes, baseOffset, description?.content.devices ?? [], footers, problems);
+  const walker = new SectionWalker(bytes, baseOffset, description?.content.devices ?? [], framing, problems);
   const walked = attempt(problems, () => walker.walk());
   const undelimited = problems.find((problem) => problem instanceof UndelimitedError);
   if (undelimited !== undefined) problems.splice(problems.indexOf(undelimited), 1);
@@ -170,6 +173,7 @@ class SectionWalker {
   readonly #reader: ByteReader;
   readonly #problems: FormatError[];
   readonly #footers: boolean;
+  readonly #htabId: number | undefined;
   readonly #devices = new Map<string, DescribedDevice[]>();
   /** Place in {@link sections} of each section id. */
   readonly #indexById = new Map<number, number>();
@@ -178,11 +182,12 @@ class SectionWalker {
     bytes: Uint8Array,
     baseOffset: number,
     devices: readonly DescribedDevice[],
-    footers: boolean,
+    { footers = true, htabId }: SectionFraming,
     problems: FormatError[],
   ) {
     this.#reader = new ByteReader(bytes, baseOffset);
     this.#footers = footers;
+    this.#htabId = htabId;
     this.#problems = problems;
     for (const device of devices) {
       const key = deviceKey(device);
@@ -255,6 +260,12 @@ class SectionWalker {
     const reader = this.#reader;
     const start = reader.position;
     if (!this.#footers) {
+      if (header.id === this.#htabId) {
+        const payload = new ByteReader(reader.bytes.subarray(start), reader.offset);
+        skipHtabPart(payload, {});
+        reader.position += payload.position;
+        return payload.position;
+      }
       if (known === undefined) throw new UndelimitedError(reader.offset, header.name);
       return this.#skipKnown(header, known);
     }

@@ -11,6 +11,7 @@ export * from "./configuration.js";
 export * from "./constants.js";
 export * from "./device-sections.js";
 export { searchSectionFooter } from "./footer-search.js";
+export { HTAB_SECTION_NAME, type HtabReached, skipHtabPart } from "./htab-section.js";
 export { type Json, layOutJson } from "./json-layout.js";
 export * from "./libvirt.js";
 export * from "./mapped-ram.js";

@@ -1,4 +1,9 @@
-import { type ExaminedStreamTail, examineStreamTail, type StreamTail } from "../../wire/index.js";
+import {
+  type ExaminedStreamTail,
+  examineStreamTail,
+  type SectionFraming,
+  type StreamTail,
+} from "../../wire/index.js";
 
 /**
  * Whether the description says of each device how long its section is, and the sections are so. A stream that was cut off
@@ -20,13 +25,13 @@ export function isDescribed({
 }
 
 /** Whether the bytes behind RAM add up to a whole tail, by the description or without one. */
-export function isWholeTail(bytes: Uint8Array, footers: boolean): boolean {
-  return isWhole(examineStreamTail(bytes, 0, { footers }));
+export function isWholeTail(bytes: Uint8Array, framing: SectionFraming): boolean {
+  return isWhole(examineStreamTail(bytes, 0, framing));
 }
 
 /** Whether all of it is as its own description says, device by device. */
-export function isDescribedTail(bytes: Uint8Array, footers: boolean): boolean {
-  const tail = examineStreamTail(bytes, 0, { footers });
+export function isDescribedTail(bytes: Uint8Array, framing: SectionFraming): boolean {
+  const tail = examineStreamTail(bytes, 0, framing);
   return isWhole(tail) && isDescribed(tail);
 }
 

@@ -1,13 +1,12 @@
 import { FormatError } from "../../errors/index.js";
-import { endsWithDescription, Limits, SectionType } from "../../wire/index.js";
+import { endsWithDescription, Limits, type SectionFraming, SectionType } from "../../wire/index.js";
 import type { Clock } from "../clock.js";
 import type { StreamInput } from "../stream-input.js";
 import { isDescribedTail, isWholeTail } from "./described-tail.js";
 
 /** What is known of a tail before it is read. */
 export interface TailReading {
-  /** Whether sections are closed by footers. */
-  readonly footers: boolean;
+  readonly framing: SectionFraming;
   /** Whether the source keeps its side open until it was told that all is well: then no end of the bytes tells the end. */
   readonly sourceWaits: boolean;
   /** The source's description delimits every one of its devices: less than that is not taken for the end. */
@@ -54,17 +53,17 @@ export async function readTail(input: StreamInput, reading: TailReading): Promis
  */
 async function fillTail(input: StreamInput, tail: Uint8Array, reading: TailReading): Promise<boolean> {
   const filled = input.fill();
-  const { footers, sourceWaits, describesAllDevices, clock } = reading;
+  const { framing, sourceWaits, describesAllDevices, clock } = reading;
   if (!sourceWaits) return filled;
   const looks: [silenceMs: number, isEnd: () => boolean][] = [
     // The bytes of a device may look like a description: only one that fits all sections is believed.
-    [SILENCE_MS, () => endsWithDescription(tail) && isDescribedTail(tail, footers)],
+    [SILENCE_MS, () => endsWithDescription(tail) && isDescribedTail(tail, framing)],
   ];
   if (!describesAllDevices) {
     // Devices of which the description does not say how long they are; or none at all (suppress-vmdesc), and then the
     // sections must add up to the last byte.
     const mayBeWhole = (): boolean =>
-      endsWithDescription(tail) || (tail.at(-1) === SectionType.EOF && isWholeTail(tail, footers));
+      endsWithDescription(tail) || (tail.at(-1) === SectionType.EOF && isWholeTail(tail, framing));
     looks.push([LONG_SILENCE_MS, mayBeWhole]);
   }
   for (const [silenceMs, isEnd] of looks) {

@@ -18,6 +18,8 @@ import {
   encodeCommand,
   encodePong,
   encodeShut,
+  HTAB_SECTION_NAME,
+  type HtabReached,
   Limits,
   MigrationCommand,
   RAM_SECTION,
@@ -25,6 +27,7 @@ import {
   RamRecordDecoder,
   SECTION_FOOTER_BYTES,
   searchSectionFooter,
+  skipHtabPart,
   type SectionHeader,
   SectionType,
 } from "../../wire/index.js";
@@ -117,6 +120,7 @@ class IncomingMigration {
   #decoder: RamRecordDecoder | undefined;
   /** Whether sections end with footers, as the first part of RAM shows. */
   #footers: boolean | undefined;
+  #htabId: number | undefined;
   #ramPartSeen = false;
   #ramEnded = false;
   #bytesBeforeRam = 0;
@@ -136,16 +140,19 @@ class IncomingMigration {
     const input = this.#input;
     await this.readHead();
     while (!this.#ramEnded) await this.#readSection();
-    const footers = this.#footers ?? true;
+    const framing = {
+      footers: this.#footers ?? true,
+      ...(this.#htabId === undefined ? {} : { htabId: this.#htabId }),
+    };
     const { describesAllDevices, clock } = this.#options;
     const bytes = await readTail(input, {
-      footers,
+      framing,
       sourceWaits: this.#returnPath !== undefined,
       describesAllDevices: describesAllDevices ?? false,
       clock: clock ?? systemClock,
     });
     const offset = input.endOffset - bytes.length;
-    const tail = decodeStreamTail(bytes, offset, { footers });
+    const tail = decodeStreamTail(bytes, offset, framing);
     this.#target.tail(tail, bytes);
     if (this.#ram === undefined)
       throw new FormatError("malformed", "The stream has no RAM section", { offset });
@@ -324,6 +331,17 @@ class IncomingMigration {
   /** A section whose length nothing has told yet: it ends with its footer. */
   async #readOpaqueSection(header: Pick<SectionHeader, "id" | "name">, headBytes: number): Promise<void> {
     const { offset } = this.#input;
+    if (header.name === HTAB_SECTION_NAME) this.#htabId = header.id;
+    if (this.#footers === false && header.id === this.#htabId) {
+      const reached: HtabReached = {};
+      const part = await this.#input.parse((reader) => {
+        reader.position = headBytes;
+        skipHtabPart(reader, reached);
+        return reader.bytes.subarray(0, reader.position);
+      });
+      this.#takeVerbatim(part, offset);
+      return;
+    }
     // A footer needs what follows it to be believed, so a later search starts a little before the bytes that are new.
     const lookBack = 512;
     let searched = headBytes;

@@ -40,6 +40,8 @@ export interface StreamHead {
 /** Notes everything of a migration but its pages, which go to another target. */
 export class StreamFacts implements MigrationTarget {
   streamTail: StreamTail | undefined;
+  /** Whether sections end with footers. */
+  footers = true;
   readonly #pages: MigrationTarget;
   readonly #passed: PassedSection[] = [];
   #keptBytes = 0;
@@ -89,6 +91,7 @@ export class StreamFacts implements MigrationTarget {
   }
 
   ramSectionEnd(type: RamSectionType, footer: boolean): void {
+    this.footers = footer;
     this.#pages.ramSectionEnd(type, footer);
   }
 
