@@ -66,18 +66,14 @@ export function ensurePackages() {
  */
 export function ensureBuilt() {
   const built = modifiedMs(path.join(PROJECT, "dist", "index.js"));
-  const sources = ["tsconfig.json", "tsconfig.build.json", "package-lock.json"].map((name) =>
-    modifiedMs(path.join(PROJECT, name)),
+  const sources = ["tsconfig.json", "tsconfig.build.json", "package-lock.json", "scripts/build.mjs"].map(
+    (name) => modifiedMs(path.join(PROJECT, name)),
   );
   const newest = Math.max(newestMs(path.join(PROJECT, "src")), ...sources.map((time) => time ?? 0));
   if (built !== undefined && built >= newest) return;
-  say("Building the library (tsc).");
-  const compiler = path.join(PROJECT, "node_modules", "typescript", "bin", "tsc");
-  const status = run(process.execPath, [compiler, "-p", "tsconfig.build.json"]);
+  say("Building the library and the command line.");
+  const status = run(process.execPath, [path.join(PROJECT, "scripts", "build.mjs")]);
   if (status !== 0) throw new SetupError("The library does not build.");
-  // The compiler leaves what has not changed alone, and with it the time that is compared above.
-  const now = new Date();
-  fs.utimesSync(path.join(PROJECT, "dist", "index.js"), now, now);
 }
 
 /** @param {string} text */

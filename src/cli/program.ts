@@ -3,25 +3,12 @@ import process from "node:process";
 import { Command, CommanderError } from "commander";
 
 import { systemError } from "../channels/system-error.js";
-import { addConvert } from "./definitions/convert.js";
-import { addCopy } from "./definitions/copy.js";
-import { addDiff } from "./definitions/diff.js";
-import { addExtract } from "./definitions/extract.js";
-import { addInfo } from "./definitions/info.js";
-import { addInspect } from "./definitions/inspect.js";
-import { addMap } from "./definitions/map.js";
-import { addReceive } from "./definitions/receive.js";
-import { addRestore } from "./definitions/restore.js";
-import { addSave } from "./definitions/save.js";
-import { addSend } from "./definitions/send.js";
-import { addVerify } from "./definitions/verify.js";
-import { addVm } from "./definitions/vm.js";
 import { ExitCode, exitCodeOf } from "./exit-codes.js";
 import { reportError } from "./report-error.js";
 
 /** Runs the command line and sets the process's exit code. */
 export async function runProgram(argv: readonly string[]): Promise<void> {
-  const program = buildProgram(argv[2]);
+  const program = await buildProgram(argv[2]);
   hearOfLostOutput();
   try {
     await program.parseAsync(argv);
@@ -51,25 +38,25 @@ function hearOfLostOutput(): void {
   process.stderr.on("error", () => undefined);
 }
 
-/** In the order of the help. */
-const COMMANDS: ReadonlyMap<string, (program: Command) => void> = new Map([
-  ["save", addSave],
-  ["restore", addRestore],
-  ["receive", addReceive],
-  ["send", addSend],
-  ["info", addInfo],
-  ["inspect", addInspect],
-  ["verify", addVerify],
-  ["diff", addDiff],
-  ["map", addMap],
-  ["convert", addConvert],
-  ["copy", addCopy],
-  ["extract", addExtract],
-  ["vm", addVm],
+/** In the order of the help. What is not asked for is not loaded. */
+const COMMANDS: ReadonlyMap<string, () => Promise<(program: Command) => void>> = new Map([
+  ["save", async () => (await import("./definitions/save.js")).addSave],
+  ["restore", async () => (await import("./definitions/restore.js")).addRestore],
+  ["receive", async () => (await import("./definitions/receive.js")).addReceive],
+  ["send", async () => (await import("./definitions/send.js")).addSend],
+  ["info", async () => (await import("./definitions/info.js")).addInfo],
+  ["inspect", async () => (await import("./definitions/inspect.js")).addInspect],
+  ["verify", async () => (await import("./definitions/verify.js")).addVerify],
+  ["diff", async () => (await import("./definitions/diff.js")).addDiff],
+  ["map", async () => (await import("./definitions/map.js")).addMap],
+  ["convert", async () => (await import("./definitions/convert.js")).addConvert],
+  ["copy", async () => (await import("./definitions/copy.js")).addCopy],
+  ["extract", async () => (await import("./definitions/extract.js")).addExtract],
+  ["vm", async () => (await import("./definitions/vm.js")).addVm],
 ]);
 
 /** @param first What stands first on the command line: where it is a command, no other one is asked for. */
-function buildProgram(first: string | undefined): Command {
+async function buildProgram(first: string | undefined): Promise<Command> {
   const program = new Command("ramport")
     .description("Saves, moves, inspects and restores the memory of virtual machines.")
     .option("-V, --version", "print the version")
@@ -80,6 +67,6 @@ function buildProgram(first: string | undefined): Command {
       "\nExit codes: 0 fine, 1 bad file or stream, 2 wrong usage, 3 machine, QEMU or network failed, 130 cancelled.",
     );
   const wanted = COMMANDS.get(first ?? "");
-  for (const add of wanted === undefined ? COMMANDS.values() : [wanted]) add(program);
+  for (const load of wanted === undefined ? COMMANDS.values() : [wanted]) (await load())(program);
   return program;
 }

@@ -11,15 +11,12 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, w
 import { tmpdir } from "node:os";
 import path from "node:path";
 import type { Readable } from "node:stream";
-import { setTimeout as sleep } from "node:timers/promises";
 
-import type { PassReport } from "../../guests/serial-report.js";
 import { MachineError, UsageError } from "../../src/errors/index.js";
 import { findQemu } from "./find-qemu.js";
 import type { QemuVersion } from "./find-qemu.js";
-import { HarnessQmp } from "./qmp.js";
-import type { QmpMessage } from "./qmp.js";
 import { SerialLog } from "./serial-log.js";
+import { WatchedMachine } from "./watched-machine.js";
 
 export { findQemu, QEMU_VERSIONS } from "./find-qemu.js";
 export type { FoundQemu, NoQemu, QemuVersion } from "./find-qemu.js";
@@ -51,8 +48,6 @@ export interface QemuExit {
 
 type QemuProcess = ChildProcessByStdio<null, null, Readable>;
 
-const START_TIMEOUT_MS = 60_000;
-const PASS_TIMEOUT_MS = 60_000;
 /** Longest path of a Unix socket, without the zero at its end. */
 const SOCKET_PATH_LIMIT = 107;
 /** Lets the kernel end the machine with this process, even when this one is killed and runs no hook. */
@@ -66,25 +61,23 @@ process.on("exit", () => {
 });
 
 /** A running QEMU. */
-export class QemuMachine {
+export class QemuMachine extends WatchedMachine {
   /** QMP socket for what is tested; takes one connection at a time. */
   readonly qmpPath: string;
-  /** QMP socket of the harness, which is connected to it. */
-  readonly harnessQmpPath: string;
+  override readonly harnessQmpPath: string;
   /** Whole command line. */
   readonly commandLine: readonly string[];
-  /** Output of the serial port. */
-  readonly serial: SerialLog;
   /** Settles when the process has ended. */
   readonly exited: Promise<QemuExit>;
   readonly #process: QemuProcess;
   readonly #socketFolder: string;
-  #qmp: HarnessQmp | undefined;
   #stderr = "";
   #exit: QemuExit | undefined;
 
   /** Use {@link startQemu}. */
   constructor(options: StartQemuOptions) {
+    const serialPath = path.join(options.workDir, `serial-${process.pid}-${++machineCount}.log`);
+    super("QEMU", new SerialLog(serialPath));
     const qemu = findQemu(options.version);
     if (!qemu.found) throw new MachineError("not-capable", qemu.reason);
     this.#socketFolder = mkdtempSync(path.join(tmpdir(), "rp-"));
@@ -95,14 +88,11 @@ export class QemuMachine {
         path: this.harnessQmpPath,
       });
     }
-    const serialPath = path.join(options.workDir, `serial-${process.pid}-${++machineCount}.log`);
-    writeFileSync(serialPath, "");
     const sockets = [this.qmpPath, this.harnessQmpPath];
     const args = [...qemu.args, ...machineArgs(options, serialPath, sockets)];
     const prefix = existsSync(SETPRIV) ? [SETPRIV, "--pdeathsig", "KILL"] : [];
     this.commandLine = [qemu.command, ...args];
     const [command = qemu.command, ...rest] = [...prefix, ...this.commandLine];
-    this.serial = new SerialLog(serialPath);
     this.#process = spawn(command, rest, {
       stdio: ["ignore", "ignore", "pipe"],
       env: { ...process.env, ...qemu.env },
@@ -128,55 +118,12 @@ export class QemuMachine {
   }
 
   /** What QEMU complained about so far. */
-  get stderr(): string {
+  override get stderr(): string {
     return this.#stderr;
   }
 
-  /** Events that came on the harness's QMP connection. */
-  get events(): readonly QmpMessage[] {
-    return this.#qmp?.events ?? [];
-  }
-
-  /** Runs a command on the harness's QMP connection. */
-  async qmp(command: string, args?: QmpMessage): Promise<unknown> {
-    if (this.#qmp === undefined)
-      throw new MachineError("connection-closed", "The harness has no QMP connection yet");
-    return this.#qmp.execute(command, args);
-  }
-
-  /** The guest's reports so far; throws when one is bad. */
-  passes(): readonly PassReport[] {
-    return this.serial.passes();
-  }
-
-  /** Waits for a report with this pass number or a higher one. */
-  async waitForPass(pass: number, timeoutMs = PASS_TIMEOUT_MS): Promise<PassReport> {
-    return this.serial.waitForPass(pass, timeoutMs);
-  }
-
-  /** Waits for more reports after what is there now, or after any first one. */
-  async waitForMorePasses(count: number, timeoutMs = PASS_TIMEOUT_MS): Promise<PassReport> {
-    const last = this.passes().at(-1) ?? (await this.waitForPass(0, timeoutMs));
-    return this.waitForPass(last.pass + count, timeoutMs);
-  }
-
-  /** Waits until the harness's QMP connection stands. */
-  async connect(): Promise<void> {
-    const limit = Date.now() + START_TIMEOUT_MS;
-    for (;;) {
-      if (this.#exit !== undefined) {
-        throw new MachineError("io", `QEMU ended at its start: ${this.#stderr.trim()}`);
-      }
-      try {
-        this.#qmp = await HarnessQmp.connect(this.harnessQmpPath);
-        return;
-      } catch (error) {
-        if (Date.now() > limit) {
-          throw new MachineError("timeout", "QEMU does not answer on its QMP socket", {}, error);
-        }
-        await sleep(20);
-      }
-    }
+  protected override get hasEnded(): boolean {
+    return this.#exit !== undefined;
   }
 
   /** Ends the process and waits for it. */
@@ -186,16 +133,14 @@ export class QemuMachine {
   }
 
   /** Ends the process without waiting: all that can be done when this process itself ends. */
-  killNow(): void {
+  override killNow(): void {
     this.#process.kill("SIGKILL");
     rmSync(this.#socketFolder, { recursive: true, force: true });
   }
 
   #cleanUp(exit: QemuExit): void {
     running.delete(this);
-    this.#qmp?.close();
-    const how = exit.signal ?? `status ${String(exit.code)}`;
-    this.serial.close(new MachineError("connection-closed", `QEMU ended (${how}): ${this.#stderr.trim()}`));
+    this.release(exit);
     rmSync(this.#socketFolder, { recursive: true, force: true });
   }
 }

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { closeSync, openSync, readSync, watch } from "node:fs";
+import { closeSync, openSync, readSync, watch, writeFileSync } from "node:fs";
 import type { FSWatcher } from "node:fs";
 
 import { SerialReport } from "../../guests/serial-report.js";
@@ -34,9 +34,10 @@ export class SerialLog {
   #error: Error | undefined;
   #closed = false;
 
-  /** @param path an existing file */
+  /** @param path The file; it is made, or emptied. */
   constructor(path: string) {
     this.path = path;
+    writeFileSync(path, "");
     this.#fd = openSync(path, "r");
     const follow = (): void => this.#readOn();
     this.#watcher = watch(path, follow);

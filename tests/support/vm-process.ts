@@ -8,11 +8,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 
-import type { PassReport } from "../../guests/serial-report.js";
-import { MachineError } from "../../src/errors/index.js";
-import { HarnessQmp, type QmpMessage } from "./qmp.js";
 import { type CliOptions, type CliResult, type CliRun, startRamport } from "./ramport-cli.js";
 import { SerialLog } from "./serial-log.js";
+import { WatchedMachine } from "./watched-machine.js";
 
 /** What machine to run. */
 export interface StartVmOptions {
@@ -29,9 +27,6 @@ export interface StartVmOptions {
   readonly cli?: Pick<CliOptions, "inherit" | "wrapper" | "env">;
 }
 
-const START_TIMEOUT_MS = 30_000;
-const PASS_TIMEOUT_MS = 60_000;
-
 const running = new Set<VmProcess>();
 
 process.on("exit", () => {
@@ -39,32 +34,32 @@ process.on("exit", () => {
 });
 
 /** A running `ramport vm`. */
-export class VmProcess {
+export class VmProcess extends WatchedMachine {
   /** QMP socket for what is tested. */
   readonly qmpPath: string;
-  /** Output of the first serial port. */
-  readonly serial: SerialLog;
+  override readonly harnessQmpPath: string;
   readonly run: CliRun;
   /** Settles when the process has ended. */
   readonly exited: Promise<CliResult>;
   readonly #folder: string;
-  readonly #harnessPath: string;
-  #qmp: HarnessQmp | undefined;
 
   /** Use {@link startVm}. */
   constructor(options: StartVmOptions) {
-    this.#folder = mkdtempSync(path.join(tmpdir(), "rv-"));
+    const folder = mkdtempSync(path.join(tmpdir(), "rv-"));
+    const serialPath = path.join(folder, "serial");
+    super("ramport vm", new SerialLog(serialPath));
+    this.#folder = folder;
     this.qmpPath = path.join(this.#folder, "qmp");
-    this.#harnessPath = path.join(this.#folder, "harness");
-    const serialPath = path.join(this.#folder, "serial");
-    writeFileSync(serialPath, "");
-    this.serial = new SerialLog(serialPath);
+    this.harnessQmpPath = path.join(this.#folder, "harness");
     const { guest, memoryBytes = 32 << 20, incoming } = options;
     const guestPath = path.join(this.#folder, "guest");
     if (guest !== undefined) writeFileSync(guestPath, guest);
     const args = [
       ...["vm", "-m", `${memoryBytes / 1024}K`, "-serial", `file:${serialPath},append=on`],
-      ...[this.qmpPath, this.#harnessPath].flatMap((socket) => ["-qmp", `unix:${socket},server=on,wait=off`]),
+      ...[this.qmpPath, this.harnessQmpPath].flatMap((socket) => [
+        "-qmp",
+        `unix:${socket},server=on,wait=off`,
+      ]),
       ...(guest === undefined ? [] : ["-kernel", guestPath]),
       ...(incoming === undefined ? [] : ["-incoming", incoming]),
       ...(options.paused === true ? ["-S"] : []),
@@ -83,55 +78,12 @@ export class VmProcess {
   }
 
   /** What it complained about so far. */
-  get stderr(): string {
+  override get stderr(): string {
     return this.run.stderr;
   }
 
-  /** Events that came on the harness's QMP connection. */
-  get events(): readonly QmpMessage[] {
-    return this.#qmp?.events ?? [];
-  }
-
-  /** Runs a command on the harness's QMP connection. */
-  async qmp(command: string, args?: QmpMessage): Promise<unknown> {
-    if (this.#qmp === undefined)
-      throw new MachineError("connection-closed", "The harness has no QMP connection yet");
-    return this.#qmp.execute(command, args);
-  }
-
-  /** The guest's reports so far; throws when one is bad. */
-  passes(): readonly PassReport[] {
-    return this.serial.passes();
-  }
-
-  /** Waits for a report with this pass number or a higher one. */
-  async waitForPass(pass: number, timeoutMs = PASS_TIMEOUT_MS): Promise<PassReport> {
-    return this.serial.waitForPass(pass, timeoutMs);
-  }
-
-  /** Waits for more reports after what is there now, or after any first one. */
-  async waitForMorePasses(count: number, timeoutMs = PASS_TIMEOUT_MS): Promise<PassReport> {
-    const last = this.passes().at(-1) ?? (await this.waitForPass(0, timeoutMs));
-    return this.waitForPass(last.pass + count, timeoutMs);
-  }
-
-  /** Waits until the harness's QMP connection stands. */
-  async connect(): Promise<void> {
-    const limit = Date.now() + START_TIMEOUT_MS;
-    for (;;) {
-      if (this.run.result !== undefined) {
-        throw new MachineError("io", `ramport vm ended at its start: ${this.stderr.trim()}`);
-      }
-      try {
-        this.#qmp = await HarnessQmp.connect(this.#harnessPath);
-        return;
-      } catch (error) {
-        if (Date.now() > limit) {
-          throw new MachineError("timeout", "ramport vm does not answer on its QMP socket", {}, error);
-        }
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-    }
+  protected override get hasEnded(): boolean {
+    return this.run.result !== undefined;
   }
 
   /** Ends it by its monitor. */
@@ -147,16 +99,14 @@ export class VmProcess {
   }
 
   /** Ends the process without waiting: all that can be done when this process itself ends. */
-  killNow(): void {
+  override killNow(): void {
     this.run.kill("SIGKILL");
     rmSync(this.#folder, { recursive: true, force: true });
   }
 
-  #cleanUp({ code, signal, stderr }: CliResult): void {
+  #cleanUp(result: CliResult): void {
     running.delete(this);
-    this.#qmp?.close();
-    const how = signal ?? `status ${String(code)}`;
-    this.serial.close(new MachineError("connection-closed", `ramport vm ended (${how}): ${stderr.trim()}`));
+    this.release(result);
     rmSync(this.#folder, { recursive: true, force: true });
   }
 }
