@@ -1,5 +1,6 @@
 import type { RandomAccessSource } from "../channels/index.js";
 import type { PassedSection } from "../engine/index.js";
+import { readInFull } from "../engine/read-in-full.js";
 import { FormatError, UsageError } from "../errors/index.js";
 import { Limits } from "../wire/index.js";
 import type { SnapshotSection } from "./snapshot.js";
@@ -26,12 +27,8 @@ export function readPayload(source: PayloadSource, section: SnapshotSection): Ui
     });
   }
   const payload = new Uint8Array(payloadLength);
-  const count = source.readAt(payload, payloadOffset);
-  if (count === payloadLength) return payload;
-  throw new FormatError("truncated", "The file ends inside a device's section", {
-    offset: payloadOffset + count,
-    section: name,
-  });
+  readInFull(source, payload, payloadOffset, "The file ends inside a device's section", { section: name });
+  return payload;
 }
 
 /** Reads from pieces of a stream that were kept; what lies in none of them is not there. */

@@ -1,6 +1,7 @@
 import type { RandomAccessSource } from "../channels/index.js";
 import type { MappedRamBlock } from "../engine/mapped-ram/open.js";
-import { assert, FormatError, UsageError } from "../errors/index.js";
+import { readInFull } from "../engine/read-in-full.js";
+import { assert, UsageError } from "../errors/index.js";
 import type { PageRun } from "../memory/index.js";
 import { RAM_SECTION } from "../wire/index.js";
 import { readPayload } from "./inspect-payload.js";
@@ -98,10 +99,7 @@ export class MappedRamSnapshot extends OpenedSnapshot {
   }
 
   #read(target: Uint8Array, position: number, block: string): void {
-    const count = this.#source.readAt(target, position);
-    if (count === target.length) return;
-    throw new FormatError("truncated", "The file ends inside a block's pages", {
-      offset: position + count,
+    readInFull(this.#source, target, position, "The file ends inside a block's pages", {
       section: RAM_SECTION.name,
       block,
     });

@@ -1,5 +1,5 @@
 import type { RandomAccessSource } from "../channels/index.js";
-import { FormatError } from "../errors/index.js";
+import { readInFull } from "../engine/read-in-full.js";
 import { PageBitmap, type PageRun } from "../memory/index.js";
 import { bitmapBytes, RAM_SECTION } from "../wire/index.js";
 import { isHole } from "./data-ranges.js";
@@ -89,14 +89,10 @@ export class PagePresence {
       return (this.#empty ??= new PageBitmap(PIECE_PAGES));
     }
     const bytes = new Uint8Array(bitmapBytes(pageCount));
-    const count = this.#source.readAt(bytes, offset);
-    if (count < bytes.length) {
-      throw new FormatError("truncated", "The file ends inside a bitmap", {
-        offset: offset + count,
-        section: RAM_SECTION.name,
-        block: this.#block,
-      });
-    }
+    readInFull(this.#source, bytes, offset, "The file ends inside a bitmap", {
+      section: RAM_SECTION.name,
+      block: this.#block,
+    });
     return PageBitmap.fromBytes(pageCount, bytes);
   }
 }

@@ -1,6 +1,7 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 
 import type { RandomAccessSource } from "../channels/index.js";
+import { readInFull } from "../engine/read-in-full.js";
 import { FormatError, throwIfAborted } from "../errors/index.js";
 import { isZero, type PageRun } from "../memory/index.js";
 import { RAM_SECTION } from "../wire/index.js";
@@ -118,10 +119,7 @@ export class PageChecker {
   }
 
   #read(block: CheckableBlock, target: Uint8Array, position: number): void {
-    const count = this.#source.readAt(target, position);
-    if (count === target.length) return;
-    throw new FormatError("truncated", "The file ends inside a block's pages", {
-      offset: position + count,
+    readInFull(this.#source, target, position, "The file ends inside a block's pages", {
       section: RAM_SECTION.name,
       block: block.name,
     });

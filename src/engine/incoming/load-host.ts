@@ -8,6 +8,7 @@ import { readPageBitmap } from "../mapped-ram/bitmaps.js";
 import { type MappedRamFile, openMappedRam } from "../mapped-ram/open.js";
 import { readMappedRamTail } from "../mapped-ram/tail.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
+import { readInFull } from "../read-in-full.js";
 import { checkConfiguration, checkPageSize, type IncomingRules, matchBlocks } from "./host-checks.js";
 import { devicesOf } from "./host-target.js";
 
@@ -160,11 +161,7 @@ async function loadMemory(
 }
 
 function readPages(file: RandomAccessSource, load: BlockLoad, bytes: Uint8Array, address: number): void {
-  const offset = load.pagesOffset + address;
-  const count = file.readAt(bytes, offset);
-  if (count === bytes.length) return;
-  throw new FormatError("truncated", "The file ends inside a page", {
-    offset: offset + count,
+  readInFull(file, bytes, load.pagesOffset + address, "The file ends inside a page", {
     section: RAM_SECTION.name,
     block: load.name,
   });

@@ -1,8 +1,8 @@
 import type { RandomAccessSource } from "../../channels/index.js";
-import { FormatError } from "../../errors/index.js";
-import { RamFlag, ramRecordHeadBytes, writeRamRecordHead } from "../../wire/index.js";
+import { RAM_SECTION, RamFlag, ramRecordHeadBytes, writeRamRecordHead } from "../../wire/index.js";
 import { readPageBitmap } from "../mapped-ram/bitmaps.js";
 import type { MappedRamBlock } from "../mapped-ram/open.js";
+import { readInFull } from "../read-in-full.js";
 
 /** Small enough for the processor's cache, and what files are best written in: see `WriteCombiner`. */
 const STAGING_BYTES = 256 << 10;
@@ -88,7 +88,13 @@ export class PageSender {
     // The last page is read to its place. Those before it lie behind theirs, by a head for each one that follows, and are
     // moved up from the first one on: nothing is overwritten that is still to be moved.
     let from = stagedEnd - count * pageSize;
-    this.#readPages(block, pagesOffset + first * pageSize, this.#staging.subarray(from, stagedEnd));
+    readInFull(
+      this.#file,
+      this.#staging.subarray(from, stagedEnd),
+      pagesOffset + first * pageSize,
+      "The file became shorter while it was read",
+      { section: RAM_SECTION.name, block },
+    );
     for (let page = first; page < first + count; page++) {
       this.#putHead(page, RamFlag.PAGE);
       if (from !== this.#staged) this.#staging.copyWithin(this.#staged, from, from + pageSize);
@@ -97,16 +103,6 @@ export class PageSender {
     }
     this.normalPages += count;
     return count;
-  }
-
-  #readPages(block: string, position: number, target: Uint8Array): void {
-    const count = this.#file.readAt(target, position);
-    if (count === target.length) return;
-    throw new FormatError("truncated", "The file became shorter while it was read", {
-      offset: position + count,
-      section: "ram",
-      block,
-    });
   }
 
   #putHead(page: number, flag: typeof RamFlag.PAGE | typeof RamFlag.ZERO): void {

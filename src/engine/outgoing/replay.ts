@@ -2,13 +2,14 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 
 import type { RandomAccessSource } from "../../channels/index.js";
 import { FormatError, throwIfAborted } from "../../errors/index.js";
-import { type RamRecordSink, SectionType } from "../../wire/index.js";
+import { RAM_SECTION, type RamRecordSink, SectionType } from "../../wire/index.js";
 import { MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
 import { readPageBitmap } from "../mapped-ram/bitmaps.js";
 import type { EarlySection, MappedRamBlock, MappedRamFile } from "../mapped-ram/open.js";
 import { readMappedRamTail } from "../mapped-ram/tail.js";
 import type { MigrationTarget } from "../migration-target.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
+import { readInFull } from "../read-in-full.js";
 
 /** How to replay. */
 export interface ReplayOptions {
@@ -103,19 +104,19 @@ function* replayBlock(
   const { mapped, name } = block;
   if (mapped === undefined) return;
   const { pageSize, pagesOffset } = mapped;
+  const place = { section: RAM_SECTION.name, block: name };
   const buffer = new Uint8Array(READ_BYTES);
   for (const { start, end } of readPageBitmap(file, block).runs()) {
     for (let address = start * pageSize; address < end * pageSize; address += READ_BYTES) {
       const length = Math.min(READ_BYTES, end * pageSize - address);
       const position = pagesOffset + address;
-      const count = file.readAt(buffer.subarray(0, length), position);
-      if (count < length) {
-        throw new FormatError("truncated", "The file became shorter while it was read", {
-          offset: position + count,
-          section: "ram",
-          block: name,
-        });
-      }
+      readInFull(
+        file,
+        buffer.subarray(0, length),
+        position,
+        "The file became shorter while it was read",
+        place,
+      );
       if (sink.pages !== undefined) sink.pages(index, address, buffer, 0, length);
       else for (let at = 0; at < length; at += pageSize) sink.page(index, address + at, buffer, at);
       yield { address, length };
