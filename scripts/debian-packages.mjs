@@ -16,6 +16,24 @@ const KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg";
 export class FetchError extends Error {}
 
 /**
+ * Does what a script is for; what goes wrong is said in one line.
+ *
+ * @param {() => void} work
+ * @returns {number} exit status
+ */
+export function exitStatusOf(work) {
+  try {
+    work();
+    return 0;
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    // What is no FetchError is a failed system call (a full disk, no rights): its message says so.
+    say(error.message);
+    return 3;
+  }
+}
+
+/**
  * Tells the user what happens; the running script's name stands in front.
  *
  * @param {string} line

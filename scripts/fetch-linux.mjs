@@ -18,6 +18,7 @@ import { fileURLToPath } from "node:url";
 import { linuxCommandLine } from "../guests/linux/command-line.mjs";
 import { buildInitramfs } from "../guests/linux/initramfs.mjs";
 import {
+  exitStatusOf,
   FetchError,
   findMirror,
   findPackageField,
@@ -177,11 +178,11 @@ function main(args) {
     process.stderr.write(HELP);
     return 2;
   }
-  try {
+  return exitStatusOf(() => {
     const folder = cacheFolder();
     if (option === "--print") {
       print(folder);
-      return 0;
+      return;
     }
     const there = isComplete(folder);
     const started = Date.now();
@@ -189,13 +190,7 @@ function main(args) {
     const changed = refreshInitramfs(folder);
     if (!there) say(`Linux is ready in ${folder} after ${((Date.now() - started) / 1000).toFixed(0)} s`);
     else say(changed ? "Linux is there already; its initramfs is made anew" : "Linux is there already");
-    return 0;
-  } catch (error) {
-    if (!(error instanceof Error)) throw error;
-    // What is no FetchError is a failed system call (a full disk, no rights): its message says so.
-    say(error.message);
-    return 3;
-  }
+  });
 }
 
 process.exitCode = main(process.argv.slice(2));

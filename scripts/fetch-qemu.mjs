@@ -19,6 +19,7 @@ import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 
 import {
+  exitStatusOf,
   FetchError,
   findMirror,
   findPackageField,
@@ -338,7 +339,7 @@ function main(args) {
     say(`usage: fetch-qemu.mjs [--analyzer | --print] [${[...SOURCES.keys()].join("] [")}]`);
     return 2;
   }
-  try {
+  return exitStatusOf(() => {
     if (analyzer) {
       fetchAnalyzer();
       process.stdout.write(`${path.join(cacheFolder(), ANALYZER.name)}\n`);
@@ -347,13 +348,7 @@ function main(args) {
       if (print) printManifest(version);
       else fetchVersion(version, /** @type {Source} */ (SOURCES.get(version)));
     }
-    return 0;
-  } catch (error) {
-    if (!(error instanceof Error)) throw error;
-    // What is no FetchError is a failed system call (a full disk, no rights): its message says so.
-    say(error.message);
-    return 3;
-  }
+  });
 }
 
 process.exitCode = main(process.argv.slice(2));
