@@ -3,6 +3,7 @@ import fs from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
+import { findAnalyzer } from "../tests/support/find-qemu.js";
 import { writeDenseStream } from "./dense-stream.js";
 import { warmFreeMemory } from "./free-memory.js";
 import { machineOptions, startSource } from "./guest.js";
@@ -13,7 +14,6 @@ import type { Sample } from "./sample.js";
 
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
 const PROGRAM = path.join(PROJECT, "dist", "cli", "main.js");
-const FETCH = path.join(PROJECT, "scripts", "fetch-qemu.mjs");
 /** The large guest. */
 const LARGE_BYTES = 8 * 2 ** 30;
 /** So much of the large guest's memory has content: filling it takes time, and only the stream is made dense. */
@@ -115,16 +115,16 @@ export async function prepareRead(setting: Setting, analyzer: string | undefined
   await source.kill();
   await writeDenseStream(thinStream, largeStream);
   await fs.rm(thinStream);
-  return { ...setting, largeStream, largeMapped, analyzer: findAnalyzer(analyzer) };
+  return { ...setting, largeStream, largeMapped, analyzer: chooseAnalyzer(analyzer) };
 }
 
-function findAnalyzer(named: string | undefined): ReadSetting["analyzer"] {
+function chooseAnalyzer(named: string | undefined): ReadSetting["analyzer"] {
   const python = spawnSync("python3", ["--version"]);
   if (python.status !== 0) return { missing: "no python3" };
   if (named !== undefined) return { path: named };
-  const fetched = spawnSync(process.execPath, [FETCH, "--analyzer"], { encoding: "utf8" });
-  if (fetched.status === 0) return { path: fetched.stdout.trim() };
-  return { missing: fetched.stderr.trim().split("\n").at(-1) ?? "not fetched" };
+  const analyzer = findAnalyzer();
+  if ("path" in analyzer) return analyzer;
+  return { missing: analyzer.missing.split("\n").at(-1) ?? "not fetched" };
 }
 
 async function analyze(setting: ReadSetting, input: Input): Promise<Sample | string> {

@@ -4,12 +4,10 @@
  * @module
  */
 
-import { ensureBuilt, ensureNode, ensurePackages, SetupError } from "./setup.mjs";
+import { SetupError, setUp } from "./setup.mjs";
 
 try {
-  ensureNode();
-  ensurePackages();
-  ensureBuilt();
+  setUp();
   // Not there before the packages are.
   const { tsImport } = await import("tsx/esm/api");
   const { runDemo } = await tsImport("../demo/main.ts", import.meta.url);

@@ -3,11 +3,9 @@
  * no part in. What the other conformance tests conclude from the guests rests on this.
  */
 
-import { closeSync, mkdtempSync, openSync, rmSync, statSync, writeSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
+import { closeSync, openSync, statSync, writeSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
 import { buildBootSector } from "../../guests/boot-sector.js";
 import { buildMultibootImage } from "../../guests/multiboot.js";
@@ -16,6 +14,7 @@ import type { WorkloadOptions } from "../../guests/workload.js";
 import { describeWithQemu } from "../support/describe-with-qemu.js";
 import { QEMU_VERSIONS, startQemu } from "../support/qemu.js";
 import type { QemuMachine, StartQemuOptions } from "../support/qemu.js";
+import { useWorkDir } from "../support/work-dir.js";
 
 const MIB = 1 << 20;
 /** 4354 pages: no multiple of 64. */
@@ -28,15 +27,7 @@ const WORKLOAD: WorkloadOptions = {
   togglingRange: { start: 8 * MIB, end: 10 * MIB },
 };
 
-let workDir: string;
-
-beforeEach(() => {
-  workDir = mkdtempSync(path.join(tmpdir(), "ramport-guest-"));
-});
-
-afterEach(() => {
-  rmSync(workDir, { recursive: true, force: true });
-});
+const workDir = useWorkDir();
 
 /** Polls until the migration has ended, and returns how. */
 async function migrationEnd(machine: QemuMachine): Promise<string> {
@@ -53,7 +44,12 @@ describe.each(QEMU_VERSIONS)("guest in QEMU %s", (version) => {
       ["boot disk", buildBootSector],
       ["Multiboot image", buildMultibootImage],
     ])("%s", async (_kind, build) => {
-      const machine = await startQemu({ version, memoryBytes: MEMORY, guestImage: build(WORKLOAD), workDir });
+      const machine = await startQemu({
+        version,
+        memoryBytes: MEMORY,
+        guestImage: build(WORKLOAD),
+        workDir: workDir.path,
+      });
       const report = await machine.waitForPass(6);
       expect(machine.passes()[0]).toEqual({ id: report.id, pass: 1 });
       expect(machine.serial.startId).toBe(report.id);
@@ -66,13 +62,13 @@ describe.each(QEMU_VERSIONS)("guest in QEMU %s", (version) => {
       ["dirty", 6 * MIB],
       ["toggling", 10 * MIB - 1],
     ])("in the %s range", async (_name, address) => {
-      const ram = path.join(workDir, "ram");
+      const ram = workDir.file("ram");
       const machine = await startQemu({
         version,
         machine: "pc,memory-backend=ram",
         memoryBytes: MEMORY,
         guestImage: buildBootSector(WORKLOAD),
-        workDir,
+        workDir: workDir.path,
         args: ["-object", `memory-backend-file,id=ram,size=${MEMORY},mem-path=${ram},share=on`],
       });
       await machine.waitForPass(3);
@@ -111,9 +107,9 @@ describeWithQemu(["7.2", "10.0", "11.1"], "migration by QEMU alone", () => {
       memoryBytes: MEMORY,
       guestImage: buildBootSector(WORKLOAD),
       args: ["-device", "VGA", "-device", "e1000"],
-      workDir,
+      workDir: workDir.path,
     };
-    const stream = path.join(workDir, "stream");
+    const stream = workDir.file("stream");
     const source = await startQemu({ ...common, version: from });
     await source.waitForPass(4);
     await source.qmp("migrate", { uri: `exec:cat > '${stream}'` });

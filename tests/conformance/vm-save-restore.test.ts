@@ -14,6 +14,7 @@ import {
   guestState,
   migrationEnd,
   migrationSettings,
+  setCapabilities,
   statusOf,
   WORKLOAD,
 } from "../support/migrating-guest.js";
@@ -125,9 +126,7 @@ test.each(["unix", "tcp"])(
       "socket-address": readonly { readonly port?: string }[];
     };
     const uri = kind === "unix" ? socket : `tcp:127.0.0.1:${addresses[0]?.port ?? ""}`;
-    await source.qmp("migrate-set-capabilities", {
-      capabilities: ["return-path", "events"].map((capability) => ({ capability, state: true })),
-    });
+    await setCapabilities(source, "return-path", "events");
     await source.qmp("migrate", { uri });
     expect(await migrationEnd(source)).toBe("completed");
     expect(await statusOf(source)).toBe("postmigrate");
@@ -154,9 +153,8 @@ test("with x-ignore-shared and a file that both machines map, only devices and v
   await source.waitForPass(3);
   const uri = `unix:${workDir.file("migration")}`;
   const destination = await startVm({ guest, incoming: "defer", args: memory });
-  const capabilities = [{ capability: "x-ignore-shared", state: true }];
-  await source.qmp("migrate-set-capabilities", { capabilities });
-  await destination.qmp("migrate-set-capabilities", { capabilities });
+  await setCapabilities(source, "x-ignore-shared");
+  await setCapabilities(destination, "x-ignore-shared");
   await destination.qmp("migrate-incoming", { uri });
   await source.qmp("migrate", { uri });
   expect(await migrationEnd(source)).toBe("completed");
@@ -170,20 +168,17 @@ test("with x-ignore-shared and a file that both machines map, only devices and v
 
 test("with validate-uuid a machine of another UUID is refused, and the guest runs on", async () => {
   const uuid = (last: string): string[] => ["-uuid", `550e8400-e29b-41d4-a716-44665544000${last}`];
-  const capabilities = [
-    { capability: "validate-uuid", state: true },
-    { capability: "return-path", state: true },
-  ];
+  const capabilities = ["validate-uuid", "return-path"];
   const source = await startVm({ guest, args: uuid("0") });
   await source.waitForPass(2);
-  await source.qmp("migrate-set-capabilities", { capabilities });
+  await setCapabilities(source, ...capabilities);
   for (const [last, end] of [
     ["1", "failed"],
     ["0", "completed"],
   ] as const) {
     const uri = `unix:${workDir.file(last)}`;
     const destination = await startVm({ guest, incoming: "defer", args: uuid(last) });
-    await destination.qmp("migrate-set-capabilities", { capabilities });
+    await setCapabilities(destination, ...capabilities);
     await destination.qmp("migrate-incoming", { uri, "exit-on-error": false });
     await source.qmp("migrate", { uri });
     expect(await migrationEnd(source)).toBe(end);

@@ -1,26 +1,23 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import fs from "node:fs";
-import os from "node:os";
-import path from "node:path";
 
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 
 import { runDemo } from "../../demo/main.js";
+import { useWorkDir } from "../support/work-dir.js";
 
 const demo = new URL("../../demo/main.ts", import.meta.url).href;
 const tsx = new URL("../../node_modules/tsx/dist/esm/index.mjs", import.meta.url).href;
 
-let folder: string;
+const workDir = useWorkDir();
 
 beforeEach(() => {
-  folder = fs.mkdtempSync(path.join(os.tmpdir(), "ramport-demo-test-"));
-  vi.stubEnv("TMPDIR", folder);
+  vi.stubEnv("TMPDIR", workDir.path);
 });
 
 afterEach(() => {
   vi.unstubAllEnvs();
-  fs.rmSync(folder, { recursive: true });
 });
 
 async function run(
@@ -52,7 +49,7 @@ describe("npm run demo", () => {
     expect(allocated).toBeLessThan(file);
     expect(text).toMatch(/2 move .* rounds/);
     expect(text).toMatch(/4 restore .*\n.*pass \d+ ok, pass \d+ ok, pass \d+ ok/);
-    expect(fs.readdirSync(folder)).toEqual([]);
+    expect(fs.readdirSync(workDir.path)).toEqual([]);
   });
 
   test("interrupted, it cleans up, says so and ends", async () => {
@@ -75,7 +72,7 @@ describe("npm run demo", () => {
     const [status] = (await once(child, "close")) as [number | null];
     expect(text.split("\n").at(-2)).toBe("Interrupted; nothing was left behind.");
     expect(status).toBe(130);
-    expect(fs.readdirSync(folder).filter((name) => name.startsWith("ramport"))).toEqual([]);
+    expect(fs.readdirSync(workDir.path).filter((name) => name.startsWith("ramport"))).toEqual([]);
   });
 
   test("knows its options", async () => {

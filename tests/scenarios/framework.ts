@@ -11,15 +11,16 @@ import { afterEach, expect } from "vitest";
 import { buildMultibootImage } from "../../guests/multiboot.js";
 import { parseSerialReport, type PassReport } from "../../guests/serial-report.js";
 import { MachineError } from "../../src/errors/index.js";
+import { setCapabilities } from "../support/migrating-guest.js";
 import { HarnessQmp, type QmpMessage } from "../support/qmp.js";
 import type { CliResult } from "../support/ramport-cli.js";
 import { killAllVms, startVm, type StartVmOptions, type VmProcess } from "../support/vm-process.js";
 
+export { setCapabilities };
+
 const MIB = 1 << 20;
 /** Of one machine. */
 export const MEMORY_BYTES = 16 * MIB;
-/** What a guest rewrites in each of its passes. */
-export const DIRTIED_BYTES = 3 * (MIB / 2);
 
 /** Of the guests's 16 MiB, 4.5 are in use: at the speed of {@link ensureNonConverge} they take a second and a half. */
 const GUEST = buildMultibootImage({
@@ -187,13 +188,6 @@ export async function startPair(options: PairOptions): Promise<MachinePair> {
 /** To be called once in each file: no process outlives its test. */
 export function endMachinesAfterEach(): void {
   afterEach(killAllVms);
-}
-
-/** Turns capabilities on. */
-export async function setCapabilities(machine: ScenarioMachine, ...names: readonly string[]): Promise<void> {
-  await machine.qmp("migrate-set-capabilities", {
-    capabilities: names.map((capability) => ({ capability, state: true })),
-  });
 }
 
 /** Sets parameters, and reads back that they are set. */

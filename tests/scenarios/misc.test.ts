@@ -2,11 +2,10 @@
 
 import { spawnSync } from "node:child_process";
 import { closeSync, ftruncateSync, openSync, statSync } from "node:fs";
-import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 
-import { isQemuRequired } from "../support/describe-with-qemu.js";
+import { findAnalyzer } from "../support/find-qemu.js";
+import { isRequired } from "../support/missing.js";
 import { ramport, ramportJson } from "../support/ramport-cli.js";
 import { useWorkDir } from "../support/work-dir.js";
 import {
@@ -148,7 +147,7 @@ describe("/migration/analyze-script", () => {
       expect(read.stderr).toBe("");
       expect(read.status).toBe(0);
       expectAnalyzed(JSON.parse(read.stdout) as Record<string, unknown>);
-    } else if (isQemuRequired()) throw new Error(analyzer.missing);
+    } else if (isRequired("RAMPORT_REQUIRE_QEMU")) throw new Error(analyzer.missing);
     else console.warn(`QEMU's analyze-migration.py is not run: ${analyzer.missing}`);
 
     const info = await ramportJson(["inspect", file]);
@@ -169,21 +168,4 @@ function expectAnalyzed(sections: Readonly<Record<string, unknown>>): void {
 
 function hex16(value: number): string {
   return `0x${value.toString(16).padStart(16, "0")}`;
-}
-
-/** `analyze-migration.py`, which the script brings from QEMU's source package. */
-function findAnalyzer(): { readonly path: string } | { readonly missing: string } {
-  const script = path.resolve(
-    path.dirname(fileURLToPath(import.meta.url)),
-    "..",
-    "..",
-    "scripts",
-    "fetch-qemu.mjs",
-  );
-  const python = spawnSync("python3", ["--version"]);
-  if (python.status !== 0) return { missing: "there is no python3" };
-  const fetched = spawnSync(process.execPath, [script, "--analyzer"], { encoding: "utf8" });
-  const found = fetched.stdout.trim().split("\n").at(-1);
-  if (fetched.status !== 0 || found === undefined || found === "") return { missing: fetched.stderr.trim() };
-  return { path: found };
 }

@@ -16,6 +16,7 @@ import {
 import { receiveSnapshot } from "../../src/session/index.js";
 import { corpus, corpusPath, describeWithCorpus } from "../support/corpus.js";
 import { readMappedRamContent } from "../support/mapped-ram-content.js";
+import { Random } from "../support/random.js";
 import { buildStream, type StreamPlace } from "../support/stream-builder.js";
 import { useWorkDir } from "../support/work-dir.js";
 
@@ -53,15 +54,6 @@ function edit(bytes: Buffer, change: (copy: Buffer) => void): Buffer {
   return copy;
 }
 
-/** The same numbers each time: a failure can be looked at. */
-function randomNumbers(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
-    return state / 2 ** 32;
-  };
-}
-
 describe("a stream that is cut off", () => {
   const { bytes, places } = buildStream({ early: true, returnPath: true });
 
@@ -85,9 +77,9 @@ describe("a stream that is cut off", () => {
   });
 
   test("at 150 other places", async () => {
-    const random = randomNumbers(7);
+    const random = new Random(7);
     for (let round = 0; round < 150; round++) {
-      const length = Math.floor(random() * bytes.length);
+      const length = random.below(bytes.length);
       if (length === places.description) continue;
       expect(await receiveBytes(bytes.subarray(0, length)), `length ${length}`).toBeInstanceOf(FormatError);
     }
@@ -102,12 +94,12 @@ describe("a stream with changed bytes", () => {
   const { bytes, places } = buildStream({ early: true });
 
   test("300 single bits: received or a typed error, never anything else", async () => {
-    const random = randomNumbers(11);
+    const random = new Random(11);
     const frames = [...bytes.keys()].filter((at) => at < places.firstPage + 40 || at >= places.partEnd - 8);
     let refused = 0;
     for (let round = 0; round < 300; round++) {
-      const at = frames[Math.floor(random() * frames.length)]!;
-      const bit = Math.floor(random() * 8);
+      const at = random.pick(frames);
+      const bit = random.below(8);
       const damaged = edit(bytes, (copy) => (copy[at]! ^= 1 << bit));
       const error = await receiveBytes(damaged).catch((thrown: unknown) => {
         throw new Error(`bit ${bit} of byte ${at}`, { cause: thrown });

@@ -1,23 +1,14 @@
 /** Files that must not reach a QEMU: some QEMUs load them without a word, some crash. */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
+import { existsSync, writeFileSync } from "node:fs";
 
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 
 import { openMappedRam } from "../../src/engine/index.js";
 import { sendSnapshot } from "../../src/session/index.js";
 import { buildSnapshot, MemorySource } from "../snapshot/build-snapshot.js";
+import { useWorkDir } from "../support/work-dir.js";
 
-let folder: string;
-
-beforeEach(() => {
-  folder = mkdtempSync(path.join(tmpdir(), "ramport-send-"));
-});
-
-afterEach(() => {
-  rmSync(folder, { recursive: true, force: true });
-});
+const workDir = useWorkDir();
 
 function firstBlock(bytes: Uint8Array): { bitmapOffset: number; pagesOffset: number; pages: number } {
   const [block] = openMappedRam(new MemorySource(bytes)).blocks;
@@ -27,9 +18,9 @@ function firstBlock(bytes: Uint8Array): { bitmapOffset: number; pagesOffset: num
 
 /** Sends to a socket that nobody listens at: a file that passes the checks fails with that. */
 function send(bytes: Uint8Array): Promise<unknown> {
-  const file = path.join(folder, "vm.ram");
+  const file = workDir.file("vm.ram");
   writeFileSync(file, bytes);
-  return sendSnapshot(file, { kind: "unix", path: path.join(folder, "nobody") });
+  return sendSnapshot(file, { kind: "unix", path: workDir.file("nobody") });
 }
 
 test("a good file is only stopped by the socket", async () => {
@@ -54,8 +45,8 @@ test("bits behind the last page", async () => {
 });
 
 test("not into a file, and none is made", async () => {
-  const out = path.join(folder, "out");
-  const file = path.join(folder, "vm.ram");
+  const out = workDir.file("out");
+  const file = workDir.file("vm.ram");
   writeFileSync(file, buildSnapshot().bytes);
   const sending = sendSnapshot(file, { kind: "file", path: out, offset: 0 });
   await expect(sending).rejects.toMatchObject({ name: "UsageError" });

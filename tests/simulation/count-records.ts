@@ -1,4 +1,5 @@
 import { receiveMigration } from "../../src/engine/incoming/receive.js";
+import { sourceOf } from "../support/byte-channels.js";
 
 /** Page records of a stream, by kind. */
 export interface RecordCounts {
@@ -10,17 +11,8 @@ export interface RecordCounts {
 /** Counts the page records of a captured stream. */
 export async function countRecords(pieces: readonly Uint8Array[], pageSize: number): Promise<RecordCounts> {
   const counts: RecordCounts = { normal: 0, zero: 0, xbzrle: 0 };
-  const bytes = Buffer.concat(pieces);
-  let position = 0;
   await receiveMigration(
-    {
-      read: (target) => {
-        const count = bytes.copy(target, 0, position);
-        position += count;
-        return Promise.resolve(count);
-      },
-      close: () => Promise.resolve(),
-    },
+    sourceOf(Buffer.concat(pieces)),
     {
       configuration: () => undefined,
       verbatim: () => undefined,

@@ -1,37 +1,33 @@
-import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 
-import { type ByteSource, ReadableFile } from "../../src/channels/index.js";
+import { ReadableFile } from "../../src/channels/index.js";
 import { CancelledError, FormatError, UsageError } from "../../src/errors/index.js";
 import {
   type ConvertOptions,
   convertSnapshot,
   openSnapshot,
   type Snapshot,
-  type SnapshotBlock,
   type SnapshotFormat,
   verifySnapshot,
 } from "../../src/snapshot/index.js";
+import { sourceOf } from "../support/byte-channels.js";
 import {
   corpus,
   type CorpusFile,
   corpusFile,
+  corpusOffset,
   corpusPath,
   describeWithCorpus,
   mappedRamCorpus,
 } from "../support/corpus.js";
 import { buildStream } from "../support/stream-builder.js";
 import { useWorkDir } from "../support/work-dir.js";
+import { sha256Of } from "./block-hash.js";
 import { buildSnapshot } from "./build-snapshot.js";
 
 const workDir = useWorkDir();
 const FORMATS = ["mapped-ram", "stream"] as const;
-
-/** libvirt's images start at their own header, the others where the stream does. */
-function startOf(facts: CorpusFile): number {
-  return facts.container === "libvirt" ? 0 : facts.streamOffset;
-}
 
 async function convertCorpus(
   facts: CorpusFile,
@@ -40,19 +36,8 @@ async function convertCorpus(
   options: Partial<ConvertOptions> = {},
 ): Promise<string> {
   const file = workDir.file(name);
-  await convertSnapshot(corpusPath(facts), file, { offset: startOf(facts), to, ...options });
+  await convertSnapshot(corpusPath(facts), file, { offset: corpusOffset(facts), to, ...options });
   return file;
-}
-
-function sha256Of(snapshot: Snapshot, block: SnapshotBlock): string {
-  const hash = createHash("sha256");
-  const buffer = new Uint8Array(256 * block.pageSize);
-  for (let page = 0; page < block.pageCount; page += 256) {
-    const part = buffer.subarray(0, Math.min(256, block.pageCount - page) * block.pageSize);
-    snapshot.readPages(block, page, part);
-    hash.update(part);
-  }
-  return hash.digest("hex");
 }
 
 /** Device sections as they stand in the file; without bytes where the stream is packed. */
@@ -78,7 +63,7 @@ describeWithCorpus("converting what QEMU and libvirt wrote", () => {
     "$name to $to",
     async ({ facts, to }) => {
       const result = await convertSnapshot(corpusPath(facts), workDir.file("out"), {
-        offset: startOf(facts),
+        offset: corpusOffset(facts),
         to,
       });
       expect(result).toMatchObject({
@@ -87,7 +72,7 @@ describeWithCorpus("converting what QEMU and libvirt wrote", () => {
         machine: facts.machine,
         streamOffset: 0,
       });
-      const original = await openSnapshot(corpusPath(facts), { offset: startOf(facts) });
+      const original = await openSnapshot(corpusPath(facts), { offset: corpusOffset(facts) });
       const converted = await openSnapshot(result.path);
       const others = facts.capabilities.filter((name) => name !== "mapped-ram");
       expect(converted.format).toBe(to);
@@ -211,7 +196,7 @@ describeWithCorpus("converting what QEMU and libvirt wrote", () => {
     const facts = corpusFile("q100-pc-ignoreshared");
     const bytes = readFileSync(corpusPath(facts));
     await expect(
-      convertSnapshot(onceFrom(bytes), workDir.file("out"), { to: "mapped-ram" }),
+      convertSnapshot(sourceOf(bytes), workDir.file("out"), { to: "mapped-ram" }),
     ).rejects.toMatchObject({
       code: "unsupported",
       message: expect.stringContaining("save the stream into a file") as string,
@@ -223,13 +208,13 @@ describeWithCorpus("converting what QEMU and libvirt wrote", () => {
 describe("convertSnapshot", () => {
   test("a stream that comes once", async () => {
     const { bytes } = buildStream();
-    const result = await convertSnapshot(onceFrom(bytes), workDir.file("vm.ram"), { to: "mapped-ram" });
+    const result = await convertSnapshot(sourceOf(bytes), workDir.file("vm.ram"), { to: "mapped-ram" });
     expect(result).toMatchObject({
       pages: { normal: 4, zero: 71 },
       from: { container: "qemu", format: "stream" },
     });
     const back = await convertSnapshot(result.path, workDir.file("vm.stream"), { to: "stream" });
-    const once = await convertSnapshot(onceFrom(readFileSync(back.path)), workDir.file("vm.stream2"), {
+    const once = await convertSnapshot(sourceOf(readFileSync(back.path)), workDir.file("vm.stream2"), {
       to: "stream",
     });
     expect(readFileSync(once.path).equals(readFileSync(back.path))).toBe(true);
@@ -314,17 +299,4 @@ function withoutParts(stream: Buffer): Buffer {
   const end = `\0\0\0\0\0\0\0\x10${hasFooters ? `\x7e${id}` : ""}`;
   const text = stream.toString("latin1");
   return Buffer.from(text.replaceAll(`${end}\x02${id}`, "").replaceAll(`${end}\x03${id}`, ""), "latin1");
-}
-
-function onceFrom(bytes: Uint8Array): ByteSource {
-  let position = 0;
-  return {
-    read: (target) => {
-      const part = bytes.subarray(position, position + target.length);
-      target.set(part);
-      position += part.length;
-      return Promise.resolve(part.length);
-    },
-    close: () => Promise.resolve(),
-  };
 }

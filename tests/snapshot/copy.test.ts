@@ -13,7 +13,7 @@ import { describe, expect, test } from "vitest";
 
 import { CancelledError, FormatError, UsageError } from "../../src/errors/index.js";
 import { copySnapshot } from "../../src/snapshot/index.js";
-import { corpus, corpusPath, describeWithCorpus } from "../support/corpus.js";
+import { corpus, corpusOffset, corpusPath, describeWithCorpus } from "../support/corpus.js";
 import { useWorkDir } from "../support/work-dir.js";
 import { buildSnapshot } from "./build-snapshot.js";
 
@@ -22,8 +22,7 @@ const workDir = useWorkDir();
 describeWithCorpus("copies of what QEMU and libvirt wrote", () => {
   test.each(corpus?.files ?? [])("$name", async (facts) => {
     const source = corpusPath(facts);
-    const offset = facts.container === "libvirt" ? 0 : facts.streamOffset;
-    const result = await copySnapshot(source, workDir.file("copy"), { offset });
+    const result = await copySnapshot(source, workDir.file("copy"), { offset: corpusOffset(facts) });
     expect(result).toMatchObject({ bytes: facts.bytes, verified: true, snapshotOk: true });
     expect(readFileSync(result.path).equals(readFileSync(source))).toBe(true);
     expect(result.allocatedBytes.copy).toBeLessThanOrEqual(result.allocatedBytes.source + (64 << 10));

@@ -1,11 +1,10 @@
 /** Every good file of the corpus, whatever its container: facts and memory are those of the stopped guest. */
-import { createHash } from "node:crypto";
 
 import { expect, test } from "vitest";
 
-import type { Snapshot, SnapshotBlock } from "../../src/snapshot/index.js";
 import { openSnapshot, snapshotInfo, verifySnapshot } from "../../src/snapshot/index.js";
-import { corpus, corpusPath, describeWithCorpus } from "../support/corpus.js";
+import { corpus, corpusOffset, corpusPath, describeWithCorpus } from "../support/corpus.js";
+import { sha256Of } from "./block-hash.js";
 
 /** What verify has to say about good files, and why. */
 const EXPECTED_WARNINGS: Readonly<Record<string, readonly string[]>> = {
@@ -17,26 +16,11 @@ const EXPECTED_WARNINGS: Readonly<Record<string, readonly string[]>> = {
   "q72-isapc": ["duplicate-section"],
 };
 
-function sha256Of(snapshot: Snapshot, block: SnapshotBlock): string {
-  const hash = createHash("sha256");
-  const buffer = new Uint8Array(256 * block.pageSize);
-  for (let page = 0; page < block.pageCount; page += 256) {
-    const part = buffer.subarray(0, Math.min(256, block.pageCount - page) * block.pageSize);
-    snapshot.readPages(block, page, part);
-    hash.update(part);
-  }
-  return hash.digest("hex");
-}
-
 describeWithCorpus("every file that QEMU and libvirt wrote", () => {
-  // libvirt's images start at their own header, the others where the stream does.
-  const files = (corpus?.files ?? []).map((facts) => ({
-    ...facts,
-    offset: facts.container === "libvirt" ? 0 : facts.streamOffset,
-  }));
+  const files = corpus?.files ?? [];
 
   test.each(files)("$name: facts and memory", async (facts) => {
-    const snapshot = await openSnapshot(corpusPath(facts), { offset: facts.offset });
+    const snapshot = await openSnapshot(corpusPath(facts), { offset: corpusOffset(facts) });
     try {
       expect(snapshot).toMatchObject({
         container: facts.container,
@@ -64,7 +48,7 @@ describeWithCorpus("every file that QEMU and libvirt wrote", () => {
   test.each(files)(
     "$name: info without walking it says the same, and verify finds it good",
     async (facts) => {
-      const info = await snapshotInfo(corpusPath(facts), { offset: facts.offset });
+      const info = await snapshotInfo(corpusPath(facts), { offset: corpusOffset(facts) });
       expect(info).toMatchObject({
         complete: true,
         machine: facts.machine,
@@ -76,7 +60,7 @@ describeWithCorpus("every file that QEMU and libvirt wrote", () => {
           facts.devices.map(([name, instance]) => `${name} ${instance}`).sort(),
         );
       }
-      const { ok, problems } = await verifySnapshot(corpusPath(facts), { offset: facts.offset });
+      const { ok, problems } = await verifySnapshot(corpusPath(facts), { offset: corpusOffset(facts) });
       expect(ok).toBe(true);
       expect(problems.map(({ code }) => code)).toEqual(EXPECTED_WARNINGS[facts.name] ?? []);
     },

@@ -16,18 +16,20 @@ import { describe, expect, test } from "vitest";
 import { openIncoming } from "../../src/channels/index.js";
 import { CancelledError, FormatError, UsageError } from "../../src/errors/index.js";
 import { blockFileName, extractBlocks, type ExtractResult } from "../../src/snapshot/index.js";
-import { corpus, type CorpusFile, corpusFile, corpusPath, describeWithCorpus } from "../support/corpus.js";
+import {
+  corpus,
+  type CorpusFile,
+  corpusFile,
+  corpusOffset,
+  corpusPath,
+  describeWithCorpus,
+} from "../support/corpus.js";
 import { buildStream } from "../support/stream-builder.js";
 import { useWorkDir } from "../support/work-dir.js";
 import { buildSnapshot } from "./build-snapshot.js";
 
 const workDir = useWorkDir();
 const PAGE = 4096;
-
-/** libvirt's images start at their own header, the others where the stream does. */
-function startOf(facts: CorpusFile): number {
-  return facts.container === "libvirt" ? 0 : facts.streamOffset;
-}
 
 function sha256(bytes: Uint8Array): string {
   return createHash("sha256").update(bytes).digest("hex");
@@ -49,7 +51,7 @@ describeWithCorpus("extracting what QEMU and libvirt wrote", () => {
   const files = corpus?.files ?? [];
   test.each(files)("$name: each block is the guest's", async (facts) => {
     const folder = workDir.file("blocks");
-    const result = await extractBlocks(corpusPath(facts), { folder }, { offset: startOf(facts) });
+    const result = await extractBlocks(corpusPath(facts), { folder }, { offset: corpusOffset(facts) });
     expectBlocks(result, facts);
     expect(result.leftOut).toEqual(facts.name.includes("ignoreshared") ? ["mem0"] : []);
     expect(readdirSync(folder).map(decodeURIComponent).sort()).toEqual(

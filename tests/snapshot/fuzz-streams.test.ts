@@ -8,7 +8,6 @@ import { readFileSync } from "node:fs";
 import { deflateSync, gzipSync } from "node:zlib";
 import { expect, test } from "vitest";
 
-import type { ByteSource } from "../../src/channels/index.js";
 import { MappedRamWriter, type PositionedFile, receiveMigration } from "../../src/engine/index.js";
 import { RamportError } from "../../src/errors/index.js";
 import { inspectSnapshot, openSnapshot, snapshotInfo, verifySnapshot } from "../../src/snapshot/index.js";
@@ -24,6 +23,7 @@ import {
   RamFlag,
   searchStreamTail,
 } from "../../src/wire/index.js";
+import { sourceOf } from "../support/byte-channels.js";
 import { corpus, corpusPath } from "../support/corpus.js";
 import { buildStream } from "../support/stream-builder.js";
 import { buildSnapshot, MemorySource } from "./build-snapshot.js";
@@ -161,27 +161,6 @@ class SparseMemory implements PositionedFile {
 
 const PIECE_BYTES = 1 << 16;
 
-/** Bytes that come once, in pieces of odd sizes: records are cut in the middle. */
-class PieceSource implements ByteSource {
-  readonly #bytes: Uint8Array;
-  #position = 0;
-
-  constructor(bytes: Uint8Array) {
-    this.#bytes = bytes;
-  }
-
-  read(target: Uint8Array): Promise<number> {
-    const part = this.#bytes.subarray(this.#position, this.#position + Math.min(target.length, 8191));
-    target.set(part);
-    this.#position += part.length;
-    return Promise.resolve(part.length);
-  }
-
-  close(): Promise<void> {
-    return Promise.resolve();
-  }
-}
-
 async function readAll(bytes: Uint8Array): Promise<void> {
   const snapshot = await openSnapshot(new MemorySource(bytes), { tolerant: true });
   try {
@@ -218,10 +197,15 @@ const READING: readonly Operation[] = [
   ["verify", (bytes) => verifySnapshot(new MemorySource(bytes))],
   ["read", readAll],
 ];
+/** A stream comes in pieces of an odd size: records are cut in the middle. */
+const READ_BYTES = 8191;
 const STREAMS: readonly Operation[] = [
   ...READING,
   ["inspect", inspectAll],
-  ["receive", (bytes) => receiveMigration(new PieceSource(bytes), new MappedRamWriter(new SparseMemory()))],
+  [
+    "receive",
+    (bytes) => receiveMigration(sourceOf(bytes, READ_BYTES), new MappedRamWriter(new SparseMemory())),
+  ],
 ];
 
 /** Damages and reads until the time is over. */

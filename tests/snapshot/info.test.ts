@@ -1,12 +1,12 @@
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { readFileSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
 
 import { FormatError, MachineError, UsageError } from "../../src/errors/index.js";
 import { openSnapshot, snapshotInfo } from "../../src/snapshot/index.js";
 import { corpus, corpusPath, describeWithCorpus, mappedRamCorpus } from "../support/corpus.js";
+import { useWorkDir } from "../support/work-dir.js";
+import { sha256Of } from "./block-hash.js";
 import { buildSnapshot, MemorySource } from "./build-snapshot.js";
 
 describeWithCorpus("info of QEMU's own mapped-ram files", () => {
@@ -119,14 +119,7 @@ describeWithCorpus("info of QEMU's own mapped-ram files", () => {
       expect(hash.digest("hex"), block.name).toBe(facts.blocks[index]?.sha256);
 
       // The other way: everything through readPages, which fills in the zeros itself.
-      const whole = createHash("sha256");
-      for (let page = 0; page < block.pageCount; page += buffer.length / block.pageSize) {
-        const count = Math.min(block.pageCount - page, buffer.length / block.pageSize);
-        const part = buffer.subarray(0, count * block.pageSize).fill(0xee);
-        snapshot.readPages(block, page, part);
-        whole.update(part);
-      }
-      expect(whole.digest("hex"), block.name).toBe(facts.blocks[index]?.sha256);
+      expect(sha256Of(snapshot, block), block.name).toBe(facts.blocks[index]?.sha256);
     }
     snapshot.close();
   });
@@ -156,18 +149,10 @@ describeWithCorpus("info of QEMU's own mapped-ram files", () => {
 });
 
 describe("openSnapshot", () => {
-  let folder: string;
-
-  beforeEach(() => {
-    folder = mkdtempSync(path.join(tmpdir(), "ramport-snapshot-"));
-  });
-
-  afterEach(() => {
-    rmSync(folder, { recursive: true, force: true });
-  });
+  const workDir = useWorkDir();
 
   test("reads a file of ramport's own writer", async () => {
-    const file = path.join(folder, "vm.snap");
+    const file = workDir.file("vm.snap");
     const { bytes, blocks } = buildSnapshot();
     writeFileSync(file, bytes);
     const info = await snapshotInfo(file);
@@ -226,8 +211,8 @@ describe("openSnapshot", () => {
     for (const [, bytes, code] of cases) {
       await expect(snapshotInfo(new MemorySource(bytes))).rejects.toMatchObject({ code });
     }
-    await expect(snapshotInfo(path.join(folder, "nothing"))).rejects.toThrow(MachineError);
-    await expect(snapshotInfo(folder)).rejects.toThrow(/is a directory/);
+    await expect(snapshotInfo(workDir.file("nothing"))).rejects.toThrow(MachineError);
+    await expect(snapshotInfo(workDir.path)).rejects.toThrow(/is a directory/);
     for (const offset of [-1, 0.5, Number.NaN]) {
       await expect(snapshotInfo(new MemorySource(new Uint8Array()), { offset })).rejects.toThrow(UsageError);
     }

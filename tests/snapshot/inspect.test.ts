@@ -19,7 +19,14 @@ import {
   SectionType,
   type VmstateValue,
 } from "../../src/wire/index.js";
-import { corpus, type CorpusFile, corpusFile, corpusPath, describeWithCorpus } from "../support/corpus.js";
+import {
+  corpus,
+  type CorpusFile,
+  corpusFile,
+  corpusOffset,
+  corpusPath,
+  describeWithCorpus,
+} from "../support/corpus.js";
 import { useWorkDir } from "../support/work-dir.js";
 import { buildSnapshot, MemorySource } from "./build-snapshot.js";
 
@@ -43,8 +50,7 @@ interface JsonInspection {
 }
 
 function open(facts: CorpusFile): Promise<SnapshotInspection> {
-  const offset = facts.container === "libvirt" ? 0 : facts.streamOffset;
-  return inspectSnapshot(corpusPath(facts), { offset });
+  return inspectSnapshot(corpusPath(facts), { offset: corpusOffset(facts) });
 }
 
 function jsonOf(inspection: SnapshotInspection, onError?: (error: FormatError) => void): JsonInspection {

@@ -1,7 +1,5 @@
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { closeSync, ftruncateSync, openSync, writeFileSync, writeSync } from "node:fs";
+import { describe, expect, test } from "vitest";
 
 import type { TransferProgress } from "../../src/engine/index.js";
 import { CancelledError, FormatError } from "../../src/errors/index.js";
@@ -16,6 +14,7 @@ import {
 } from "../support/corpus.js";
 import { buildSnapshot, buildTail, MemorySource } from "./build-snapshot.js";
 import { cpuTimeMs } from "../support/cpu-time.js";
+import { useWorkDir } from "../support/work-dir.js";
 
 /** Damage that nothing in the file contradicts. */
 const UNDETECTABLE: ReadonlyMap<string, string> = new Map([
@@ -218,15 +217,7 @@ describe("verify", () => {
 });
 
 describe("verify of sparse files", () => {
-  let folder: string;
-
-  beforeEach(() => {
-    folder = mkdtempSync(path.join(tmpdir(), "ramport-verify-"));
-  });
-
-  afterEach(() => {
-    rmSync(folder, { recursive: true, force: true });
-  });
+  const workDir = useWorkDir();
 
   /** A file of one empty block and nothing behind it; most of it a hole. */
   const emptyGuest = (usedLength: number, sizeBytes: number): string => {
@@ -241,7 +232,7 @@ describe("verify of sparse files", () => {
     const bitmap = writer.length + 28;
     const pages = Math.ceil((bitmap + bitmapBytes(usedLength / 4096)) / (1 << 20)) * (1 << 20);
     writer.u32(1).u64(4096).u64(bitmap).u64(pages);
-    const file = path.join(folder, "vm.snap");
+    const file = workDir.file("vm.snap");
     const fd = openSync(file, "w");
     writeSync(fd, writer.finish(), 0, writer.length, 0);
     ftruncateSync(fd, Math.max(sizeBytes, pages + usedLength));
@@ -283,7 +274,7 @@ describe("verify of sparse files", () => {
       .u64(256)
       .u64(2 ** 12)
       .u64(2 ** 20);
-    const file = path.join(folder, "vm.snap");
+    const file = workDir.file("vm.snap");
     writeFileSync(file, writer.finish());
     const fd = openSync(file, "r+");
     ftruncateSync(fd, 2 ** 43);

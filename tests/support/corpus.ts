@@ -84,6 +84,11 @@ export function corpusFile(name: string): CorpusFile {
   return facts;
 }
 
+/** Where a reader starts: libvirt's images start at their own header, the others where the stream does. */
+export function corpusOffset(facts: CorpusFile): number {
+  return facts.container === "libvirt" ? 0 : facts.streamOffset;
+}
+
 /** The file, unpacked. Others use it too: do not write to it. */
 export function corpusPath(facts: CorpusFile | BrokenCorpusFile): string {
   const isBroken = "intact" in facts;

@@ -4,18 +4,12 @@
  * @module
  */
 
-import { afterEach, describe, test } from "vitest";
+import { afterEach, describe } from "vitest";
 
 import { findQemu } from "./find-qemu.js";
 import type { FoundQemu, QemuVersion } from "./find-qemu.js";
+import { reportMissing } from "./missing.js";
 import { killAllQemus } from "./qemu.js";
-
-/** Where nobody looks at skipped tests, a missing QEMU is a failure. */
-export function isQemuRequired(): boolean {
-  return [process.env.CI, process.env.RAMPORT_REQUIRE_QEMU].some(
-    (value) => value !== undefined && !["", "0", "false"].includes(value),
-  );
-}
 
 /**
  * A `describe` for tests that run QEMUs of the given version or versions. Start the machines within the tests: after
@@ -35,7 +29,12 @@ export function describeWithQemu(
   for (const one of versions) {
     const result = findQemu(one);
     if (!result.found) {
-      reportMissing(name, result.reason);
+      reportMissing({
+        title: name,
+        reason: result.reason,
+        variable: "RAMPORT_REQUIRE_QEMU",
+        subject: "a QEMU",
+      });
       return;
     }
     found.push(result);
@@ -44,19 +43,4 @@ export function describeWithQemu(
     afterEach(killAllQemus);
     body(...found);
   });
-}
-
-const warned = new Set<string>();
-
-function reportMissing(name: string, reason: string): void {
-  if (isQemuRequired()) {
-    test(name, () => {
-      throw new Error(reason);
-    });
-  } else {
-    // The short report only counts skipped tests.
-    if (!warned.has(reason)) console.warn(`Tests with a QEMU are skipped: ${reason}`);
-    warned.add(reason);
-    test.skip(`${name}: skipped, ${reason}`);
-  }
 }

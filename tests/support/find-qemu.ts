@@ -10,6 +10,8 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { array, nullable, object, parse, string } from "valibot";
 
+const REPO = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..", "..");
+
 /** The versions that ramport is tested with. */
 export const QEMU_VERSIONS = ["7.2", "10.0", "11.1"] as const;
 
@@ -63,9 +65,19 @@ export function findQemu(version: QemuVersion): FoundQemu | NoQemu {
   return findInCache(version);
 }
 
+/** QEMU's `analyze-migration.py`, fetched if need be, where there is a python3 to run it; or all that is said of why not. */
+export function findAnalyzer(): { readonly path: string } | { readonly missing: string } {
+  const python = spawnSync("python3", ["--version"]);
+  if (python.status !== 0) return { missing: "there is no python3" };
+  const script = path.join(REPO, "scripts", "fetch-qemu.mjs");
+  const fetched = spawnSync(process.execPath, [script, "--analyzer"], { encoding: "utf8" });
+  const found = fetched.stdout.trim().split("\n").at(-1);
+  if (fetched.status !== 0 || found === undefined || found === "") return { missing: fetched.stderr.trim() };
+  return { path: found };
+}
+
 function findInCache(version: QemuVersion): FoundQemu | NoQemu {
-  const repo = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..", "..");
-  const cache = process.env.RAMPORT_QEMU_CACHE ?? path.join(repo, ".cache", "qemu");
+  const cache = process.env.RAMPORT_QEMU_CACHE ?? path.join(REPO, ".cache", "qemu");
   const folder = path.resolve(cache, version);
   const file = path.join(folder, "qemu.json");
   let text: string;

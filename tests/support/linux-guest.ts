@@ -7,7 +7,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, describe, test } from "vitest";
+import { afterAll, describe } from "vitest";
 
 import { linuxCommandLine } from "../../guests/linux/command-line.mjs";
 import type { Workload } from "../../guests/linux/command-line.mjs";
@@ -17,6 +17,7 @@ import type { LinuxPassReport } from "../../guests/linux-report.js";
 import { MachineError } from "../../src/errors/index.js";
 import { V86Host } from "../../src/hosts/v86/index.js";
 import type { V86HostOptions } from "../../src/hosts/v86/index.js";
+import { reportMissing } from "./missing.js";
 
 /** Paths of what scripts/fetch-linux.mjs leaves. */
 export interface FoundLinux {
@@ -137,13 +138,6 @@ export async function destroyLinuxMachine({ host }: LinuxMachine): Promise<void>
   await host.destroy();
 }
 
-/** Where nobody looks at skipped tests, a missing guest is a failure. */
-function isLinuxRequired(): boolean {
-  return [process.env.CI, process.env.RAMPORT_REQUIRE_LINUX].some(
-    (value) => value !== undefined && !["", "0", "false"].includes(value),
-  );
-}
-
 /**
  * A `describe` for tests that boot the Linux guest. A boot takes long, so tests may share a machine: all are destroyed
  * only after the last test.
@@ -160,12 +154,12 @@ export function describeWithLinux(title: string, body: (linux: FoundLinux) => vo
       });
       body(linux);
     });
-  } else if (isLinuxRequired()) {
-    test(title, () => {
-      throw new Error(linux.reason);
-    });
   } else {
-    console.warn(`Tests with the Linux guest are skipped: ${linux.reason}`);
-    test.skip(`${title}: skipped, ${linux.reason}`);
+    reportMissing({
+      title,
+      reason: linux.reason,
+      variable: "RAMPORT_REQUIRE_LINUX",
+      subject: "the Linux guest",
+    });
   }
 }

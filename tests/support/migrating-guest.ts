@@ -128,8 +128,11 @@ export async function migrationSettings(machine: GuestMachine): Promise<unknown>
   return [await machine.qmp("query-migrate-capabilities"), await machine.qmp("query-migrate-parameters")];
 }
 
-/** Sets capabilities of QEMU's. */
-export async function setCapabilities(machine: GuestMachine, ...names: readonly string[]): Promise<void> {
+/** Turns capabilities on. */
+export async function setCapabilities(
+  machine: Pick<GuestMachine, "qmp">,
+  ...names: readonly string[]
+): Promise<void> {
   await machine.qmp("migrate-set-capabilities", {
     capabilities: names.map((capability) => ({ capability, state: true })),
   });

@@ -1,6 +1,5 @@
 import { expect, test } from "vitest";
 
-import type { ByteSource } from "../../../src/channels/index.js";
 import { PageIndex } from "../../../src/engine/incoming/page-index.js";
 import { receiveMigration } from "../../../src/engine/incoming/receive.js";
 import { StreamFacts } from "../../../src/engine/incoming/stream-facts.js";
@@ -15,6 +14,7 @@ import {
   RamFlag,
   SectionType,
 } from "../../../src/wire/index.js";
+import { sourceOf } from "../../support/byte-channels.js";
 
 const RAM = { id: 2, name: "ram", instance: 0, version: 4 };
 const HTAB = { id: 23, name: HTAB_SECTION_NAME, instance: 0, version: 1 };
@@ -65,25 +65,11 @@ function pseriesStream(): Uint8Array {
   return writer.u32(text.length).raw(text).finish();
 }
 
-/** Hands out a few bytes at a time. */
-function inPieces(bytes: Uint8Array, pieceBytes: number): ByteSource {
-  let position = 0;
-  return {
-    read: (target) => {
-      const piece = bytes.subarray(position, position + Math.min(pieceBytes, target.length));
-      target.set(piece);
-      position += piece.length;
-      return Promise.resolve(piece.length);
-    },
-    close: () => Promise.resolve(),
-  };
-}
-
 test.each([1, 7, 1000, 1 << 20])(
   "a hash page table without footers ends where its chunks do, in pieces of %i bytes",
   async (pieceBytes) => {
     const facts = new StreamFacts(new PageIndex());
-    await receiveMigration(inPieces(pseriesStream(), pieceBytes), facts);
+    await receiveMigration(sourceOf(pseriesStream(), pieceBytes), facts);
     expect(facts.head?.passed.map(({ length }) => length)).toEqual([28, 9 + 4 * 8 + 2008 * 16 + 8]);
     expect(facts.streamTail?.undelimited).toBeUndefined();
     expect(facts.streamTail?.sections).toMatchObject([{ name: "timer", payloadLength: 8 }]);
@@ -94,6 +80,6 @@ test.each([1, 7, 1000, 1 << 20])(
 test("a table that is cut off says so", async () => {
   const stream = pseriesStream();
   const facts = new StreamFacts(new PageIndex());
-  const cut = inPieces(stream.subarray(0, 5000), 100);
+  const cut = sourceOf(stream.subarray(0, 5000), 100);
   await expect(receiveMigration(cut, facts)).rejects.toMatchObject({ code: "truncated" });
 });

@@ -8,40 +8,11 @@ import { CancelledError, MachineError, UsageError } from "../../../src/errors/in
 import { DEFAULT_CAPABILITIES, DEFAULT_PARAMETERS } from "../../../src/qapi/index.js";
 import { SimLink } from "../../simulation/sim-link.js";
 import { VirtualClock } from "../../simulation/virtual-clock.js";
+import { Collector, sourceOf } from "../../support/byte-channels.js";
 import { Random } from "../../support/random.js";
 import { FakeHost } from "../fake-host.js";
 
 const PAGE = 4096;
-
-class Collector implements ByteSink {
-  readonly pieces: Uint8Array[] = [];
-
-  write(bytes: Uint8Array): Promise<void> {
-    this.pieces.push(bytes.slice());
-    return Promise.resolve();
-  }
-
-  end(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  close(): Promise<void> {
-    return Promise.resolve();
-  }
-}
-
-function sourceOf(bytes: Uint8Array): ByteSource {
-  let position = 0;
-  return {
-    read: (target) => {
-      const piece = bytes.subarray(position, position + target.length);
-      target.set(piece);
-      position += piece.length;
-      return Promise.resolve(piece.length);
-    },
-    close: () => Promise.resolve(),
-  };
-}
 
 /** The stream of a host that stands still. */
 async function streamOf(host: FakeHost): Promise<Uint8Array> {
@@ -50,7 +21,7 @@ async function streamOf(host: FakeHost): Promise<Uint8Array> {
     capabilities: DEFAULT_CAPABILITIES,
     parameters: () => DEFAULT_PARAMETERS,
   }).run();
-  return Buffer.concat(sink.pieces);
+  return sink.bytes;
 }
 
 function furnished(): FakeHost {
@@ -172,7 +143,7 @@ describe("with a return path", () => {
       capabilities: { ...DEFAULT_CAPABILITIES, "return-path": true },
       parameters: () => DEFAULT_PARAMETERS,
     }).run();
-    return Buffer.concat(sink.pieces);
+    return sink.bytes;
   }
 
   test("silence in the middle of a device that looks like an end is waited out", async () => {

@@ -1,8 +1,9 @@
 import { describe, expect, test } from "vitest";
 
-import type { ByteSink, ByteSource } from "../../../src/channels/index.js";
+import type { ByteSource } from "../../../src/channels/index.js";
 import { receiveMigration } from "../../../src/engine/index.js";
 import { CancelledError, FormatError } from "../../../src/errors/index.js";
+import { Collector } from "../../support/byte-channels.js";
 import { RecordingTarget } from "../../support/recording-target.js";
 import { buildStream, pageContent } from "../../support/stream-builder.js";
 
@@ -34,23 +35,6 @@ class PiecesSource implements ByteSource {
   close(): Promise<void> {
     this.closed = true;
     this.#fail?.(new Error("closed"));
-    return Promise.resolve();
-  }
-}
-
-class CollectingSink implements ByteSink {
-  text = "";
-
-  write(bytes: Uint8Array): Promise<void> {
-    this.text += Buffer.from(bytes).toString("hex");
-    return Promise.resolve();
-  }
-
-  end(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  close(): Promise<void> {
     return Promise.resolve();
   }
 }
@@ -87,23 +71,23 @@ describe("receiveMigration", () => {
 
   test("answers pings, and confirms when asked to, where there is a return path", async () => {
     const { bytes } = buildStream({ returnPath: true });
-    const returnPath = new CollectingSink();
+    const returnPath = new Collector();
     // The source waits for the confirmation: the description's end is the end.
     const result = await receiveMigration(new PiecesSource(bytes, 5000, true), new RecordingTarget(), {
       returnPath,
     });
-    expect(returnPath.text).toBe("0002000400000007");
+    expect(returnPath.bytes.toString("hex")).toBe("0002000400000007");
     await result.confirm();
-    expect(returnPath.text).toBe("0002000400000007" + "0001000400000000");
+    expect(returnPath.bytes.toString("hex")).toBe("0002000400000007" + "0001000400000000");
   });
 
   test("says nothing to a source that opened no return path", async () => {
-    const returnPath = new CollectingSink();
+    const returnPath = new Collector();
     const result = await receiveMigration(new PiecesSource(buildStream().bytes), new RecordingTarget(), {
       returnPath,
     });
     await result.confirm();
-    expect(returnPath.text).toBe("");
+    expect(returnPath.bytes.toString("hex")).toBe("");
   });
 
   test("cancelled while it waits: the source is closed", async () => {

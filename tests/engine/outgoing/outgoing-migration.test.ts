@@ -8,6 +8,7 @@ import { OutgoingMigration, type OutgoingOptions } from "../../../src/engine/out
 import { StreamTarget } from "../../../src/engine/outgoing/stream-target.js";
 import { CancelledError } from "../../../src/errors/index.js";
 import { DEFAULT_CAPABILITIES, DEFAULT_PARAMETERS } from "../../../src/qapi/index.js";
+import { Collector, sourceOf } from "../../support/byte-channels.js";
 import { FakeHost, MemoryFile } from "../fake-host.js";
 
 async function running(): Promise<FakeHost> {
@@ -88,32 +89,16 @@ test("devices that are larger than what is gathered for one write arrive, and ar
   const host = new FakeHost();
   host.ram[1]!.fill(3, 0, 5000);
   host.device = new Uint8Array(3 << 20).map((_, index) => index * 7);
-  const pieces: Uint8Array[] = [];
-  const sink: ByteSink = {
-    write: (bytes) => {
-      pieces.push(bytes.slice());
-      return Promise.resolve();
-    },
-    end: () => Promise.resolve(),
-    close: () => Promise.resolve(),
-  };
+  const sink = new Collector();
   const migration = new OutgoingMigration(host, new StreamTarget(sink), {
     capabilities: DEFAULT_CAPABILITIES,
     parameters: () => DEFAULT_PARAMETERS,
   });
   await migration.run();
-  const stream = Buffer.concat(pieces);
+  const stream = sink.bytes;
   expect(migration.info.ram?.transferred).toBe(stream.length);
   const destination = new FakeHost();
-  let position = 0;
-  await loadHostFromStream(destination, {
-    read: (target) => {
-      const count = stream.copy(target, 0, position);
-      position += count;
-      return Promise.resolve(count);
-    },
-    close: () => Promise.resolve(),
-  });
+  await loadHostFromStream(destination, sourceOf(stream));
   expect(destination.memory().equals(host.memory())).toBe(true);
   expect(Buffer.compare(destination.device, host.device)).toBe(0);
 });
