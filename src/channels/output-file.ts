@@ -118,6 +118,15 @@ export class OutputFile implements RandomAccessSource {
     writeAllAt(this.fd, this.path, bytes, at, length, position);
   }
 
+  /** Gives the file this length; what is new is a hole. */
+  truncate(sizeBytes: number): void {
+    try {
+      fs.ftruncateSync(this.fd, sizeBytes);
+    } catch (cause) {
+      throw systemError("Writing", this.path, cause);
+    }
+  }
+
   readAt(target: Uint8Array, position: number): number {
     return readAllAt(this.fd, this.path, target, position);
   }

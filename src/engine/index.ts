@@ -32,7 +32,7 @@ export {
 export { type PassedSection, StreamFacts, type StreamHead } from "./incoming/stream-facts.js";
 export { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "./mapped-ram/capability.js";
 export { findOverlaps, type Overlap } from "./mapped-ram/areas.js";
-export { checkPageBitmaps, readPageBitmap } from "./mapped-ram/bitmaps.js";
+export { checkPageBitmaps, countPages, readPageBitmap } from "./mapped-ram/bitmaps.js";
 export {
   type EarlySection,
   type MappedRamBlock,

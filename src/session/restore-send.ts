@@ -1,4 +1,4 @@
-import { connectSocket, formatMigrationUri } from "../channels/index.js";
+import { formatMigrationUri, openOutgoing } from "../channels/index.js";
 import { sendMappedRam } from "../engine/index.js";
 import { applyMigrationSettings } from "./migration-settings.js";
 import { makePrivateSocketPath } from "./private-socket.js";
@@ -31,19 +31,17 @@ export async function restoreBySending(job: RestoreJob): Promise<void> {
 
 async function sendTo(job: RestoreJob, address: SocketUri): Promise<void> {
   const { qmp, file, skeleton, signal, onProgress } = job;
-  const uri = formatMigrationUri(address);
-  await qmp.execute("migrate-incoming", incomingArguments(qmp, uri));
-  const target = address.kind === "tcp" ? { ...address, host: address.host || "localhost" } : address;
-  const channel = await connectSocket(target, uri, signal);
+  await qmp.execute("migrate-incoming", incomingArguments(qmp, formatMigrationUri(address)));
+  const { sink, returnPath } = await openOutgoing(address, signal === undefined ? {} : { signal });
   try {
-    await sendMappedRam(file, skeleton, channel, {
-      returnPath: channel,
+    await sendMappedRam(file, skeleton, sink, {
+      ...(returnPath === undefined ? {} : { returnPath }),
       ...(signal === undefined ? {} : { signal }),
       ...(onProgress === undefined ? {} : { onProgress }),
     });
   } catch (error) {
     throw await reasonOfDestination(qmp, error);
   } finally {
-    await channel.close();
+    await sink.close();
   }
 }

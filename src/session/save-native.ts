@@ -1,6 +1,6 @@
 import { formatMigrationUri, OutputFile } from "../channels/index.js";
 import { MachineError } from "../errors/index.js";
-import { clearStalePages, openMappedRam, readMappedRamTail, readPageBitmap } from "../engine/index.js";
+import { clearStalePages, countPages, openMappedRam, readMappedRamTail } from "../engine/index.js";
 import { QmpCommandError } from "../qmp/index.js";
 import { applyMigrationSettings, mappedRamSettings } from "./migration-settings.js";
 import type { SavedByMethod, SaveJob } from "./save-method.js";
@@ -77,13 +77,7 @@ async function finishFile(output: OutputFile, { live, signal }: SaveJob): Promis
   const skeleton = openMappedRam(output);
   readMappedRamTail(output, skeleton);
   if (live) clearStalePages(output, skeleton);
-  let normal = 0;
-  let total = 0;
-  for (const block of skeleton.blocks) {
-    const bitmap = readPageBitmap(output, block);
-    normal += bitmap.count();
-    total += bitmap.pageCount;
-  }
+  const pages = countPages(output, skeleton.blocks);
   const { sizeBytes: fileBytes, allocatedBytes } = output;
   await output.commit(signal);
   return {
@@ -92,6 +86,6 @@ async function finishFile(output: OutputFile, { live, signal }: SaveJob): Promis
     ramBytes: skeleton.totalBytes,
     fileBytes,
     allocatedBytes,
-    pages: { normal, zero: total - normal },
+    pages,
   };
 }

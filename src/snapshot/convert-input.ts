@@ -6,6 +6,7 @@ import { IGNORE_SHARED_CAPABILITY } from "../engine/mapped-ram/capability.js";
 import { checkPageBitmaps } from "../engine/mapped-ram/bitmaps.js";
 import { type MappedRamFile, openMappedRam } from "../engine/mapped-ram/open.js";
 import type { MigrationTarget } from "../engine/migration-target.js";
+import { replayMappedRam } from "../engine/outgoing/replay.js";
 import type { ProgressListener } from "../engine/progress.js";
 import { FormatError } from "../errors/index.js";
 import type { RamBlockEntry, RamRecordSink, SectionHeader } from "../wire/index.js";
@@ -152,20 +153,48 @@ function describeIdentity({ container, format, compression }: SnapshotIdentity):
 
 /** Reads a whole stream to learn which blocks no record names. */
 async function findLeftOut(origin: StreamOrigin, options: ConvertInputOptions): Promise<ReadonlySet<string>> {
-  const { startOffset, targetPageSize, streamBytes } = origin;
   const seen = new SeenBlocks();
+  await readOrigin(origin, seen, "looking for what was left out", options);
+  return seen.unseen();
+}
+
+/** Blocks without pages; undefined where only the whole stream tells. */
+export function leftOutOf(origin: MappedRamOrigin | StreamOrigin): ReadonlySet<string> | undefined {
+  if (origin.kind === "stream") return origin.leftOut;
+  const unmapped = origin.skeleton.blocks.filter(({ mapped }) => mapped === undefined);
+  return new Set(unmapped.map(({ name }) => name));
+}
+
+/**
+ * Hands everything of an origin to a migration target, from front to back.
+ *
+ * @param phase What the progress is called.
+ * @throws FormatError when it is damaged; what the target throws; CancelledError.
+ */
+export async function readOrigin(
+  origin: MappedRamOrigin | StreamOrigin,
+  target: MigrationTarget,
+  phase: string,
+  { signal, onProgress }: ConvertInputOptions,
+): Promise<void> {
+  const cancel = signal === undefined ? {} : { signal };
+  if (origin.kind === "mapped-ram") {
+    const listen = listenAs(phase, undefined, onProgress);
+    await replayMappedRam(origin.file, origin.skeleton, target, { ...cancel, ...listen });
+    return;
+  }
+  const { startOffset, targetPageSize, streamBytes } = origin;
   const source = origin.open();
   try {
-    await receiveMigration(source, seen, {
+    await receiveMigration(source, target, {
+      ...cancel,
+      ...listenAs(phase, streamBytes, onProgress),
       startOffset,
       ...(targetPageSize === undefined ? {} : { targetPageSize }),
-      ...(options.signal === undefined ? {} : { signal: options.signal }),
-      ...listenAs("looking for what was left out", streamBytes, options.onProgress),
     });
   } finally {
     await source.close();
   }
-  return seen.unseen();
 }
 
 /** A listener that calls the phase by another name, and knows how long the stream is. */

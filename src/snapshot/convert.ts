@@ -1,28 +1,28 @@
 import path from "node:path";
-import { setImmediate as nextTurn } from "node:timers/promises";
 
 import type { ByteSink, RandomAccessSource } from "../channels/byte-stream.js";
 import { ReadableFile } from "../channels/file.js";
 import { OutputFile } from "../channels/output-file.js";
 import { RangeSource } from "../channels/range-source.js";
+import { Turns } from "../engine/breathe.js";
 import { PageIndex } from "../engine/incoming/page-index.js";
-import { receiveMigration } from "../engine/incoming/receive.js";
-import { readPageBitmap } from "../engine/mapped-ram/bitmaps.js";
+import { countPages } from "../engine/mapped-ram/bitmaps.js";
 import { type MappedRamFile, openMappedRam } from "../engine/mapped-ram/open.js";
 import type { PositionedFile } from "../engine/mapped-ram/positioned-file.js";
 import { MappedRamWriter } from "../engine/mapped-ram/writer.js";
 import { sendMappedRam } from "../engine/outgoing/send.js";
 import type { ProgressListener } from "../engine/progress.js";
 import { FileCursor } from "../engine/mapped-ram/file-cursor.js";
-import { replayMappedRam } from "../engine/outgoing/replay.js";
 import { CancelledError, throwIfAborted, UsageError } from "../errors/index.js";
 import { decodeLibvirtSaveHeader, encodeLibvirtSaveHeader } from "../wire/index.js";
 import {
   type ConvertedFrom,
   type ConvertInput,
   type ConvertOrigin,
+  leftOutOf,
   listenAs,
   openOrigin,
+  readOrigin,
 } from "./convert-input.js";
 import { readMappedRam } from "./mapped-ram-reading.js";
 import type { SnapshotLocation } from "./open.js";
@@ -123,7 +123,7 @@ async function convertToMappedRam(
   return {
     machine: skeleton.configuration.machine,
     ramBytes: skeleton.totalBytes,
-    pages: countPages(output, skeleton),
+    pages: countPages(output, skeleton.blocks),
   };
 }
 
@@ -149,35 +149,12 @@ async function writeMappedRam(
   origin: ConvertOrigin,
   target: PositionedFile,
   startOffset: number,
-  { signal, onProgress }: ConvertOptions,
+  options: ConvertOptions,
   phase: string,
 ): Promise<MappedRamFile> {
-  const cancel = signal === undefined ? {} : { signal };
-  if (origin.kind === "mapped-ram") {
-    const leftOut = new Set(
-      origin.skeleton.blocks.filter(({ mapped }) => mapped === undefined).map(({ name }) => name),
-    );
-    const writer = new MappedRamWriter(target, { startOffset, leftOut });
-    const listen = listenAs(phase, undefined, onProgress);
-    await replayMappedRam(origin.file, origin.skeleton, writer, { ...cancel, ...listen });
-  } else {
-    const { leftOut, targetPageSize, streamBytes } = origin;
-    const writer = new MappedRamWriter(target, {
-      startOffset,
-      ...(leftOut === undefined ? {} : { leftOut }),
-    });
-    const source = origin.open();
-    try {
-      await receiveMigration(source, writer, {
-        ...cancel,
-        ...listenAs(phase, streamBytes, onProgress),
-        startOffset: origin.startOffset,
-        ...(targetPageSize === undefined ? {} : { targetPageSize }),
-      });
-    } finally {
-      await source.close();
-    }
-  }
+  const leftOut = leftOutOf(origin);
+  const writer = new MappedRamWriter(target, { startOffset, ...(leftOut === undefined ? {} : { leftOut }) });
+  await readOrigin(origin, writer, phase, options);
   return openMappedRam(target, startOffset);
 }
 
@@ -200,18 +177,6 @@ async function sendInto(
     });
   }
   return { machine: skeleton.configuration.machine, ramBytes: skeleton.totalBytes, pages };
-}
-
-function countPages(file: RandomAccessSource, skeleton: MappedRamFile): Written["pages"] {
-  let normal = 0;
-  let zero = 0;
-  for (const block of skeleton.blocks) {
-    const bitmap = readPageBitmap(file, block);
-    const present = bitmap.count();
-    normal += present;
-    zero += bitmap.pageCount - present;
-  }
-  return { normal, zero };
 }
 
 function checkedOutputOffset({ outputOffset = 0 }: ConvertOptions): number {
@@ -249,15 +214,12 @@ function readLibvirtHeader(image: string, options: ConvertOptions): Uint8Array {
   }
 }
 
-/** How long the event loop may wait: writes are synchronous. */
-const TURN_MS = 15;
-
 /** Appends to a file, with a turn of the event loop now and then: signals are heard in between. */
 class FileSink implements ByteSink {
   readonly #file: PositionedFile;
   #position: number;
   #closed = false;
-  #turnStartMs = performance.now();
+  readonly #turns = new Turns();
 
   constructor(file: PositionedFile, position: number) {
     this.#file = file;
@@ -265,10 +227,7 @@ class FileSink implements ByteSink {
   }
 
   async write(bytes: Uint8Array): Promise<void> {
-    if (performance.now() - this.#turnStartMs >= TURN_MS) {
-      await nextTurn();
-      this.#turnStartMs = performance.now();
-    }
+    if (this.#turns.isDue) await this.#turns.take();
     if (this.#closed) throw new CancelledError();
     this.#file.writeAt(bytes, 0, bytes.length, this.#position);
     this.#position += bytes.length;

@@ -1,11 +1,9 @@
-import { ftruncateSync } from "node:fs";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 
 import type { RandomAccessSource } from "../channels/byte-stream.js";
 import { ReadableFile } from "../channels/file.js";
 import { OutputFile } from "../channels/output-file.js";
-import { systemError } from "../channels/system-error.js";
 import { type ProgressListener, ProgressMeter } from "../engine/progress.js";
 import { MachineError, throwIfAborted } from "../errors/index.js";
 import { isZero } from "../memory/index.js";
@@ -87,12 +85,8 @@ async function copyData(source: ReadableFile, output: OutputFile, options: CopyO
       output.writeAt(buffer, from, to - from, start + from);
     }
   }
-  try {
-    // A file may end in a hole.
-    ftruncateSync(output.fd, sizeBytes);
-  } catch (cause) {
-    throw systemError("Writing", output.path, cause);
-  }
+  // A file may end in a hole.
+  output.truncate(sizeBytes);
 }
 
 /** Reads both files wherever either has data, and looks at the snapshots in them. */

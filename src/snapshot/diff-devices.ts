@@ -5,7 +5,7 @@ import {
   decodeVmstate,
   type DeviceLayout,
   matchLayouts,
-  parseVmstateLayout,
+  layoutOfDescription,
   type VmstateGroup,
   type VmstateLeaf,
   vmstateValueToJson,
@@ -84,10 +84,7 @@ export function* diffDevices(a: Snapshot, b: Snapshot): Generator<DeviceDifferen
 /** Devices by name and instance; a pair that repeats is told apart by how often it has occurred. */
 function devicesOf(snapshot: Snapshot): Map<string, Device> {
   const { sections, description } = snapshot;
-  const layouts =
-    description === undefined
-      ? []
-      : matchLayouts(parseVmstateLayout(description.text, description.offset), sections);
+  const layouts = description === undefined ? [] : matchLayouts(layoutOfDescription(description), sections);
   const devices = new Map<string, Device>();
   for (const [index, section] of sections.entries()) {
     // RAM is compared page by page.

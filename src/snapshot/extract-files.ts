@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { ftruncateSync, mkdirSync, rmdirSync, statSync } from "node:fs";
+import { mkdirSync, rmdirSync, statSync } from "node:fs";
 import path from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 
@@ -105,7 +105,7 @@ export class BlockFiles {
       }
       const output = OutputFile.create(file, { replace: this.#replace });
       this.#files.set(index, { entry, output });
-      truncate(output, usedLength);
+      output.truncate(usedLength);
       return { name, place: { file: output, position: 0, pageCount: usedLength / pageSize } };
     });
   }
@@ -235,12 +235,4 @@ function isSameFile(a: string, b: string): boolean {
   const [one, other] = [a, b].map((file) => statSync(file, { throwIfNoEntry: false, bigint: true }));
   if (one === undefined || other === undefined) return false;
   return one.dev === other.dev && one.ino === other.ino;
-}
-
-function truncate(output: OutputFile, bytes: number): void {
-  try {
-    ftruncateSync(output.fd, bytes);
-  } catch (cause) {
-    throw systemError("Writing", output.path, cause);
-  }
 }

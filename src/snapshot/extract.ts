@@ -1,13 +1,12 @@
 import type { ByteSource, RandomAccessSource } from "../channels/index.js";
-import { receiveMigration } from "../engine/incoming/receive.js";
 import type { MappedRamBlock } from "../engine/mapped-ram/open.js";
 import { PlacedPages } from "../engine/mapped-ram/placed-pages.js";
 import type { MigrationTarget } from "../engine/migration-target.js";
 import type { ProgressListener } from "../engine/progress.js";
-import { type PageRunSink, replayMappedRam } from "../engine/outgoing/replay.js";
+import type { PageRunSink } from "../engine/outgoing/replay.js";
 import { throwIfAborted } from "../errors/index.js";
 import type { Configuration, RamBlockEntry, RamRecordSink, SectionHeader } from "../wire/index.js";
-import { type ConvertOrigin, listenAs, openOrigin } from "./convert-input.js";
+import { type ConvertOrigin, leftOutOf, openOrigin, readOrigin } from "./convert-input.js";
 import { BlockFiles, type ExtractedBlock, type ExtractTarget } from "./extract-files.js";
 import type { SnapshotLocation } from "./open.js";
 
@@ -58,7 +57,7 @@ export async function extractBlocks(
     const origin = await openOrigin(input, options);
     try {
       const extractor = new BlockExtractor(files, leftOutOf(origin));
-      await readInto(extractor, files, origin, options);
+      await readOrigin(onlyWanted(origin, files), extractor, "extracting", options);
       return {
         machine: extractor.machine,
         blocks: await files.commit(options),
@@ -72,44 +71,14 @@ export async function extractBlocks(
   }
 }
 
-/** Blocks without pages; undefined where only the whole stream tells. */
-function leftOutOf(origin: ConvertOrigin): ReadonlySet<string> | undefined {
-  if (origin.kind === "stream") return origin.leftOut;
-  const unmapped = origin.skeleton.blocks.filter(({ mapped }) => mapped === undefined);
-  return new Set(unmapped.map(({ name }) => name));
-}
-
-async function readInto(
-  extractor: BlockExtractor,
-  files: BlockFiles,
-  origin: ConvertOrigin,
-  { signal, onProgress }: ExtractOptions,
-): Promise<void> {
-  const cancel = signal === undefined ? {} : { signal };
-  const phase = "extracting";
-  if (origin.kind === "mapped-ram") {
-    // Pages of what is not wanted need not be read.
-    const blocks = origin.skeleton.blocks.map((block): MappedRamBlock => {
-      const { name, usedLength, entryOffset, entryLength } = block;
-      return files.wants(name) ? block : { name, usedLength, entryOffset, entryLength };
-    });
-    const skeleton = { ...origin.skeleton, blocks };
-    const listen = listenAs(phase, undefined, onProgress);
-    await replayMappedRam(origin.file, skeleton, extractor, { ...cancel, ...listen });
-    return;
-  }
-  const { startOffset, targetPageSize, streamBytes } = origin;
-  const source = origin.open();
-  try {
-    await receiveMigration(source, extractor, {
-      ...cancel,
-      ...listenAs(phase, streamBytes, onProgress),
-      startOffset,
-      ...(targetPageSize === undefined ? {} : { targetPageSize }),
-    });
-  } finally {
-    await source.close();
-  }
+/** Pages of what is not wanted need not be read. */
+function onlyWanted(origin: ConvertOrigin, files: BlockFiles): ConvertOrigin {
+  if (origin.kind === "stream") return origin;
+  const blocks = origin.skeleton.blocks.map((block): MappedRamBlock => {
+    const { name, usedLength, entryOffset, entryLength } = block;
+    return files.wants(name) ? block : { name, usedLength, entryOffset, entryLength };
+  });
+  return { ...origin, skeleton: { ...origin.skeleton, blocks } };
 }
 
 /** Puts the pages of the blocks that are wanted into their files; of everything else a migration has it takes nothing. */

@@ -3,6 +3,7 @@ import { MAPPED_RAM_CAPABILITY } from "../engine/mapped-ram/capability.js";
 import { FileCursor } from "../engine/mapped-ram/file-cursor.js";
 import { FormatError } from "../errors/index.js";
 import {
+  afterType,
   type Configuration,
   decodeConfiguration,
   type DecodedLibvirtSaveHeader,
@@ -56,10 +57,7 @@ function identifyStream(
   checkMagic(cursor.read(streamOffset, 4), source.sizeBytes, streamOffset);
   cursor.parse(decodeFileHeader);
   if (cursor.peek() !== SectionType.CONFIGURATION) return { format: "stream", streamOffset };
-  const configuration = cursor.parse((reader) => {
-    reader.u8();
-    return decodeConfiguration(reader);
-  });
+  const configuration = cursor.parse((reader) => decodeConfiguration(afterType(reader)));
   const format = configuration.capabilities.includes(MAPPED_RAM_CAPABILITY) ? "mapped-ram" : "stream";
   return { format, streamOffset, configuration };
 }

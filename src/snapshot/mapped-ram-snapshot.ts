@@ -13,9 +13,7 @@ import type { LibvirtImage, SnapshotBlock, SnapshotSection } from "./snapshot.js
 /** A mapped-ram file as a {@link Snapshot}: pages are read from their places, bitmaps piece by piece. */
 export class MappedRamSnapshot extends OpenedSnapshot {
   readonly #source: RandomAccessSource;
-  readonly #closeSource: () => void;
   readonly #presence = new Map<SnapshotBlock, PagePresence>();
-  #closed = false;
 
   /** @param closeSource Called once by {@link close}: does nothing when the source belongs to the caller. */
   constructor(
@@ -25,39 +23,41 @@ export class MappedRamSnapshot extends OpenedSnapshot {
     libvirt?: LibvirtImage,
   ) {
     const { skeleton, tail, sections, problems } = reading;
-    super({
-      container: libvirt === undefined ? "qemu" : "libvirt",
-      format: "mapped-ram",
-      ...(libvirt === undefined ? {} : { libvirt }),
-      streamOffset: skeleton.streamOffset,
-      fileBytes: source.sizeBytes,
-      allocatedBytes: allocatedBytesOf(source),
-      configuration: skeleton.configuration,
-      targetPageSize: skeleton.pageSize,
-      totalBytes: skeleton.totalBytes,
-      blocks: skeleton.blocks.map((block, index) => describeBlock(block, index, skeleton.pageSize)),
-      sections,
-      description: tail?.description,
-      trailingBytes: tail?.trailingBytes ?? 0,
-      problems,
-      hasPages: true,
-    });
+    super(
+      {
+        container: libvirt === undefined ? "qemu" : "libvirt",
+        format: "mapped-ram",
+        ...(libvirt === undefined ? {} : { libvirt }),
+        streamOffset: skeleton.streamOffset,
+        fileBytes: source.sizeBytes,
+        allocatedBytes: allocatedBytesOf(source),
+        configuration: skeleton.configuration,
+        targetPageSize: skeleton.pageSize,
+        totalBytes: skeleton.totalBytes,
+        blocks: skeleton.blocks.map((block, index) => describeBlock(block, index, skeleton.pageSize)),
+        sections,
+        description: tail?.description,
+        trailingBytes: tail?.trailingBytes ?? 0,
+        problems,
+        hasPages: true,
+      },
+      closeSource,
+    );
     this.#source = source;
-    this.#closeSource = closeSource;
   }
 
   presentRuns(block: SnapshotBlock): Iterable<PageRun> {
-    this.#checkOpen();
+    this.checkOpen();
     return this.#presenceOf(block)?.runs() ?? [];
   }
 
   countPresent(block: SnapshotBlock): number {
-    this.#checkOpen();
+    this.checkOpen();
     return this.#presenceOf(block)?.count().pages ?? 0;
   }
 
   readPages(block: SnapshotBlock, firstPage: number, target: Uint8Array): void {
-    this.#checkOpen();
+    this.checkOpen();
     const { pageSize, pagesOffset, name } = block;
     const presence = this.#presenceOf(block);
     if (presence === undefined || pagesOffset === undefined) {
@@ -78,14 +78,8 @@ export class MappedRamSnapshot extends OpenedSnapshot {
   }
 
   readSection(section: SnapshotSection): Uint8Array {
-    this.#checkOpen();
+    this.checkOpen();
     return readPayload(this.#source, section);
-  }
-
-  close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    this.#closeSource();
   }
 
   #presenceOf(block: SnapshotBlock): PagePresence | undefined {
@@ -103,10 +97,6 @@ export class MappedRamSnapshot extends OpenedSnapshot {
       section: RAM_SECTION.name,
       block,
     });
-  }
-
-  #checkOpen(): void {
-    if (this.#closed) throw new UsageError("The snapshot is closed");
   }
 }
 

@@ -2,7 +2,7 @@ import { UsageError } from "../errors/index.js";
 import type { PageRun } from "../memory/index.js";
 import type { Snapshot, SnapshotBlock, SnapshotFacts, SnapshotSection } from "./snapshot.js";
 
-/** What all snapshots have in common, whatever they read their pages from: their facts. */
+/** What all snapshots have in common, whatever they read their pages from: their facts, and that they are closed once. */
 export abstract class OpenedSnapshot implements Snapshot {
   readonly container: Snapshot["container"];
   readonly format: Snapshot["format"];
@@ -19,8 +19,12 @@ export abstract class OpenedSnapshot implements Snapshot {
   readonly trailingBytes: number;
   readonly problems: readonly Error[];
   readonly hasPages: boolean;
+  readonly #closeSource: () => void;
+  #closed = false;
 
-  protected constructor(facts: SnapshotFacts) {
+  /** @param closeSource Called once by {@link close}. */
+  protected constructor(facts: SnapshotFacts, closeSource: () => void) {
+    this.#closeSource = closeSource;
     this.container = facts.container;
     this.format = facts.format;
     if (facts.libvirt !== undefined) this.libvirt = facts.libvirt;
@@ -42,7 +46,17 @@ export abstract class OpenedSnapshot implements Snapshot {
   abstract countPresent(block: SnapshotBlock): number;
   abstract readPages(block: SnapshotBlock, firstPage: number, target: Uint8Array): void;
   abstract readSection(section: SnapshotSection): Uint8Array;
-  abstract close(): void;
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#closeSource();
+  }
+
+  /** @throws UsageError after {@link close}. */
+  protected checkOpen(): void {
+    if (this.#closed) throw new UsageError("The snapshot is closed");
+  }
 }
 
 /**

@@ -1,13 +1,10 @@
-import { setImmediate as nextTurn } from "node:timers/promises";
-
+import { Turns } from "../engine/breathe.js";
 import { type ProgressListener, ProgressMeter } from "../engine/progress.js";
 import { throwIfAborted } from "../errors/index.js";
 import type { PageRun } from "../memory/index.js";
 import type { Snapshot, SnapshotBlock } from "./snapshot.js";
 
 const WINDOW_BYTES = 1 << 20;
-/** How long the event loop may wait: reads are synchronous. */
-const TURN_MS = 15;
 
 /** How a walk over memory is watched and ended. */
 export interface WalkOptions {
@@ -31,32 +28,29 @@ export interface PageWindow extends PageRun {
 export class WalkPace {
   readonly #phase: string;
   readonly #totalBytes: number;
-  readonly #signal: AbortSignal | undefined;
   readonly #meter: ProgressMeter;
-  #turnStartMs = performance.now();
+  readonly #turns: Turns;
   #blockStart = 0;
 
   /** @param totalBytes Of all blocks that will be walked. */
   constructor(phase: string, totalBytes: number, { signal, onProgress }: WalkOptions) {
     this.#phase = phase;
     this.#totalBytes = totalBytes;
-    this.#signal = signal;
+    this.#turns = new Turns(signal);
     this.#meter = new ProgressMeter(onProgress);
     throwIfAborted(signal);
   }
 
   /** Call it often. @param coveredBytes Of the current block. */
   async rest(coveredBytes: number): Promise<void> {
-    if (performance.now() - this.#turnStartMs < TURN_MS) return;
+    if (!this.#turns.isDue) return;
     const done = this.#blockStart + coveredBytes;
     this.#meter.update(done, () => ({
       phase: this.#phase,
       remainingBytes: this.#totalBytes - done,
       totalBytes: this.#totalBytes,
     }));
-    await nextTurn();
-    throwIfAborted(this.#signal);
-    this.#turnStartMs = performance.now();
+    await this.#turns.take();
   }
 
   /** A block of so many bytes is done. */

@@ -28,9 +28,7 @@ export class StreamSnapshot extends OpenedSnapshot {
   readonly #source: RandomAccessSource;
   readonly #payloads: PayloadSource;
   readonly #index: PageIndex | undefined;
-  readonly #closeSource: () => void;
   #buffer: Uint8Array | undefined;
-  #closed = false;
 
   /**
    * @param index Where the pages are; undefined for a snapshot whose pages nobody will ask for.
@@ -46,27 +44,29 @@ export class StreamSnapshot extends OpenedSnapshot {
     payloads: PayloadSource = source,
   ) {
     const { head, tail, libvirt } = reading;
-    super({
-      container: libvirt === undefined ? "qemu" : "libvirt",
-      format: "stream",
-      ...(libvirt === undefined ? {} : { libvirt }),
-      streamOffset,
-      fileBytes: source.sizeBytes,
-      allocatedBytes: source.allocatedBytes,
-      configuration: head.configuration ?? { machine: "", capabilities: [] },
-      targetPageSize: head.pageSize,
-      totalBytes: head.blocks.reduce((sum, block) => sum + block.usedLength, 0),
-      blocks: describeBlocks(head, index),
-      sections: reading.sections,
-      description: tail?.description,
-      trailingBytes: tail?.trailingBytes ?? 0,
-      problems: reading.problems,
-      hasPages: index !== undefined,
-    });
+    super(
+      {
+        container: libvirt === undefined ? "qemu" : "libvirt",
+        format: "stream",
+        ...(libvirt === undefined ? {} : { libvirt }),
+        streamOffset,
+        fileBytes: source.sizeBytes,
+        allocatedBytes: source.allocatedBytes,
+        configuration: head.configuration ?? { machine: "", capabilities: [] },
+        targetPageSize: head.pageSize,
+        totalBytes: head.blocks.reduce((sum, block) => sum + block.usedLength, 0),
+        blocks: describeBlocks(head, index),
+        sections: reading.sections,
+        description: tail?.description,
+        trailingBytes: tail?.trailingBytes ?? 0,
+        problems: reading.problems,
+        hasPages: index !== undefined,
+      },
+      closeSource,
+    );
     this.#source = source;
     this.#payloads = payloads;
     this.#index = index;
-    this.#closeSource = closeSource;
   }
 
   presentRuns(block: SnapshotBlock): Iterable<PageRun> {
@@ -91,14 +91,8 @@ export class StreamSnapshot extends OpenedSnapshot {
   }
 
   readSection(section: SnapshotSection): Uint8Array {
-    if (this.#closed) throw new UsageError("The snapshot is closed");
+    this.checkOpen();
     return readPayload(this.#payloads, section);
-  }
-
-  close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    this.#closeSource();
   }
 
   /** Reads pages whose records follow each other with one call. Returns how many. */
@@ -136,7 +130,7 @@ export class StreamSnapshot extends OpenedSnapshot {
   }
 
   #placesOf(block: SnapshotBlock): PagePlaces {
-    if (this.#closed) throw new UsageError("The snapshot is closed");
+    this.checkOpen();
     if (block.leftOut) {
       throw new UsageError("The memory of a block that the source left out is not in the file", {
         block: block.name,

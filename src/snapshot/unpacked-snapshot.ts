@@ -1,5 +1,4 @@
 import type { RandomAccessSource } from "../channels/index.js";
-import { UsageError } from "../errors/index.js";
 import type { PageRun } from "../memory/index.js";
 import type { SnapshotIdentity } from "./identify.js";
 import { KeptPieces, readPayload } from "./inspect-payload.js";
@@ -14,9 +13,7 @@ import type { StreamReading } from "./stream-snapshot.js";
 export class UnpackedSnapshot extends OpenedSnapshot {
   readonly #pages: Snapshot;
   readonly #payloads: KeptPieces;
-  readonly #closeSource: () => void;
   readonly #inner: ReadonlyMap<SnapshotBlock, SnapshotBlock>;
-  #closed = false;
 
   /** @param pages Has the same blocks; closed with this one. */
   constructor(
@@ -33,26 +30,31 @@ export class UnpackedSnapshot extends OpenedSnapshot {
       const outer = { index, name, usedLength, pageSize, pageCount, leftOut };
       return [{ ...outer, ...(hostPageSize === undefined ? {} : { hostPageSize }) }, inner];
     });
-    super({
-      container: identity.container,
-      format: "stream",
-      ...(identity.libvirt === undefined ? {} : { libvirt: identity.libvirt }),
-      streamOffset: identity.streamOffset,
-      fileBytes: source.sizeBytes,
-      allocatedBytes: source.allocatedBytes,
-      configuration: reading.head.configuration ?? { machine: "", capabilities: [] },
-      targetPageSize: pages.targetPageSize,
-      totalBytes: pages.totalBytes,
-      blocks: pairs.map(([block]) => block),
-      sections: reading.sections,
-      description: reading.tail?.description,
-      trailingBytes: reading.tail?.trailingBytes ?? 0,
-      problems: reading.problems,
-      hasPages: true,
-    });
+    super(
+      {
+        container: identity.container,
+        format: "stream",
+        ...(identity.libvirt === undefined ? {} : { libvirt: identity.libvirt }),
+        streamOffset: identity.streamOffset,
+        fileBytes: source.sizeBytes,
+        allocatedBytes: source.allocatedBytes,
+        configuration: reading.head.configuration ?? { machine: "", capabilities: [] },
+        targetPageSize: pages.targetPageSize,
+        totalBytes: pages.totalBytes,
+        blocks: pairs.map(([block]) => block),
+        sections: reading.sections,
+        description: reading.tail?.description,
+        trailingBytes: reading.tail?.trailingBytes ?? 0,
+        problems: reading.problems,
+        hasPages: true,
+      },
+      () => {
+        pages.close();
+        closeSource();
+      },
+    );
     this.#pages = pages;
     this.#payloads = new KeptPieces(reading.outsideRam ?? []);
-    this.#closeSource = closeSource;
     this.#inner = new Map(pairs);
   }
 
@@ -69,14 +71,8 @@ export class UnpackedSnapshot extends OpenedSnapshot {
   }
 
   readSection(section: SnapshotSection): Uint8Array {
-    if (this.#closed) throw new UsageError("The snapshot is closed");
+    this.checkOpen();
     return readPayload(this.#payloads, section);
-  }
-
-  close(): void {
-    this.#closed = true;
-    this.#pages.close();
-    this.#closeSource();
   }
 
   #innerOf(block: SnapshotBlock): SnapshotBlock {

@@ -1,17 +1,14 @@
-import { setImmediate as nextTurn } from "node:timers/promises";
-
 import type { RandomAccessSource } from "../channels/index.js";
 import { readInFull } from "../engine/read-in-full.js";
-import { FormatError, throwIfAborted } from "../errors/index.js";
+import { FormatError } from "../errors/index.js";
 import { isZero, type PageRun } from "../memory/index.js";
 import { RAM_SECTION } from "../wire/index.js";
 import { dataRanges } from "./data-ranges.js";
 import { PagePresence } from "./page-presence.js";
+import type { WalkPace } from "./page-windows.js";
 import type { ProblemList } from "./verify-problems.js";
 
 const WINDOW_BYTES = 1 << 20;
-/** How long the event loop may wait: reads are synchronous. */
-const TURN_MS = 15;
 
 /** A mapped-ram block whose places are known to be sound. */
 export interface CheckableBlock {
@@ -35,22 +32,13 @@ export interface CheckedPages {
 export class PageChecker {
   readonly #source: RandomAccessSource;
   readonly #problems: ProblemList;
-  readonly #signal: AbortSignal | undefined;
-  readonly #onCovered: (bytes: number) => void;
+  readonly #pace: WalkPace;
   readonly #buffer = new Uint8Array(WINDOW_BYTES);
-  #turnStartMs = performance.now();
 
-  /** @param onCovered Told how many bytes of the current block have been looked after. */
-  constructor(
-    source: RandomAccessSource,
-    problems: ProblemList,
-    signal: AbortSignal | undefined,
-    onCovered: (bytes: number) => void,
-  ) {
+  constructor(source: RandomAccessSource, problems: ProblemList, pace: WalkPace) {
     this.#source = source;
     this.#problems = problems;
-    this.#signal = signal;
-    this.#onCovered = onCovered;
+    this.#pace = pace;
   }
 
   /**
@@ -86,7 +74,7 @@ export class PageChecker {
       for (const run of presence.runs(nextPage, from)) inHoles.add(run);
       await this.#checkZeroPages(block, presence, { start: from, end: to }, stale);
       nextPage = Math.max(nextPage, to);
-      await this.#rest(nextPage * pageSize);
+      await this.#pace.rest(nextPage * pageSize);
     }
     for (const run of presence.runs(nextPage)) inHoles.add(run);
     this.#report(
@@ -113,7 +101,7 @@ export class PageChecker {
       const window = this.#buffer.subarray(0, (end - first) * pageSize);
       this.#read(block, window, pagesOffset + first * pageSize);
       for (const run of clear) findStale(window, run, first, pageSize, stale);
-      await this.#rest(end * pageSize);
+      await this.#pace.rest(end * pageSize);
       first = presence.nextClear(end);
     }
   }
@@ -140,15 +128,6 @@ export class PageChecker {
       actual: finding.count,
     });
     this.#problems.warn(error, code);
-  }
-
-  /** Lets others run now and then, and ends when asked to. */
-  async #rest(coveredBytes: number): Promise<void> {
-    if (performance.now() - this.#turnStartMs < TURN_MS) return;
-    this.#onCovered(coveredBytes);
-    await nextTurn();
-    throwIfAborted(this.#signal);
-    this.#turnStartMs = performance.now();
   }
 }
 

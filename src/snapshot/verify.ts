@@ -1,11 +1,12 @@
 import type { RandomAccessSource } from "../channels/index.js";
 import { findOverlaps } from "../engine/mapped-ram/areas.js";
-import { type ProgressListener, ProgressMeter } from "../engine/progress.js";
+import type { ProgressListener } from "../engine/progress.js";
 import { FormatError, throwIfAborted } from "../errors/index.js";
 import type { ExaminedStreamTail } from "../wire/index.js";
 import { identifySnapshot, type SnapshotIdentity } from "./identify.js";
 import { type MappedRamReading, readMappedRam } from "./mapped-ram-reading.js";
 import { openSource, type SnapshotLocation } from "./open.js";
+import { WalkPace } from "./page-windows.js";
 import type { SnapshotSection } from "./snapshot.js";
 import { type CheckedPages, PageChecker } from "./verify-pages.js";
 import { ProblemList } from "./verify-problems.js";
@@ -166,13 +167,8 @@ class Verification {
     const damagedEntries = new Set(
       problems.flatMap(({ data }) => (data.block === undefined ? [] : [data.offset])),
     );
-    const meter = new ProgressMeter(this.#options.onProgress);
-    const { totalBytes } = skeleton;
-    let behind = 0;
-    const checker = new PageChecker(this.#source, this.#problems, this.#options.signal, (bytes) => {
-      const covered = behind + bytes;
-      meter.update(covered, () => ({ phase: "verifying", totalBytes, remainingBytes: totalBytes - covered }));
-    });
+    const pace = new WalkPace("verifying", skeleton.totalBytes, this.#options);
+    const checker = new PageChecker(this.#source, this.#problems, pace);
     const blocks: VerifiedBlock[] = [];
     for (const [index, { name, usedLength, entryOffset, mapped }] of skeleton.blocks.entries()) {
       const checkable = mapped !== undefined && !tainted.has(index) && !damagedEntries.has(entryOffset);
@@ -180,7 +176,7 @@ class Verification {
         ? await this.#attemptAsync(checker.check({ name, usedLength, ...mapped }))
         : undefined;
       blocks.push({ name, usedLength, ...(pages === undefined ? {} : { pages }) });
-      behind += usedLength;
+      pace.endBlock(usedLength);
     }
     const { total, normal } = sumPages(blocks);
     if (total > 0 && normal === 0) {

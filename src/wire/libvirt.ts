@@ -1,5 +1,5 @@
 import { FormatError, UsageError } from "../errors/index.js";
-import type { ByteReader } from "./byte-reader.js";
+import { ByteReader } from "./byte-reader.js";
 
 /** What a libvirt save image holds behind its header, by the number in it (`compressed`, later `format`). */
 export const LIBVIRT_FORMATS = ["raw", "gzip", "bzip2", "xz", "lzop", "zstd", "sparse"] as const;
@@ -59,8 +59,6 @@ const VERSION = 2;
 const PADDING_BYTES = 64 * 1024;
 /** Offsets of the header's fields. */
 const At = { version: 16, dataLength: 20, wasRunning: 24, format: 28, cookieOffset: 32 } as const;
-
-const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** Whether the first 16 bytes are those of a libvirt save image, finished or not. */
 export function isLibvirtSaveImage(bytes: Uint8Array): boolean {
@@ -202,16 +200,7 @@ function decodeVersion(view: DataView, offset: number): { littleEndian: boolean;
 function decodeText(bytes: Uint8Array, offset: number, what: string): string {
   const end = bytes.indexOf(0);
   if (end < 0) throw new FormatError("malformed", `The libvirt save image's ${what} has no end`, { offset });
-  try {
-    return utf8.decode(bytes.subarray(0, end));
-  } catch (cause) {
-    throw new FormatError(
-      "malformed",
-      `The libvirt save image's ${what} is not UTF-8 text`,
-      { offset },
-      cause,
-    );
-  }
+  return new ByteReader(bytes, offset).text(end, `libvirt save image's ${what}`);
 }
 
 /**

@@ -1,7 +1,6 @@
 import { type Command, Option } from "commander";
 
-import { wholeNumber } from "../parse-options.js";
-import { defineCommand } from "./shared.js";
+import { defineCommand, targetPageSizeOption } from "./shared.js";
 
 /** Defines `ramport convert`. */
 export function addConvert(program: Command): void {
@@ -24,11 +23,7 @@ export function addConvert(program: Command): void {
     )
     .option("--libvirt-header <image>", "make a libvirt save image with the domain of this one")
     .option("--force", "replace an existing file")
-    .option(
-      "--target-page-size <bytes>",
-      "for guests whose pages are not of 4096 bytes and whose stream does not say so",
-      wholeNumber("--target-page-size", 256, 65_536),
-    )
+    .addOption(targetPageSizeOption())
     .action(async (input: string, output: string, { force, ...options }: ConvertFlags) => {
       const { convert } = await import("../commands/convert.js");
       await convert(input, output, { ...options, ...(force === true ? { replace: true } : {}) });

@@ -1,7 +1,6 @@
 import { type Command, Option } from "commander";
 
-import { wholeNumber } from "../parse-options.js";
-import { defineCommand } from "./shared.js";
+import { defineCommand, targetPageSizeOption } from "./shared.js";
 
 /** Defines `ramport extract`. */
 export function addExtract(program: Command): void {
@@ -16,11 +15,7 @@ export function addExtract(program: Command): void {
     .requiredOption("-o, --output <path>", "the file, or with --all the folder, to write")
     .option("--sha256", "read the files back and print their SHA-256")
     .option("--force", "replace existing files")
-    .option(
-      "--target-page-size <bytes>",
-      "for guests whose pages are not of 4096 bytes and whose stream does not say so",
-      wholeNumber("--target-page-size", 256, 65_536),
-    )
+    .addOption(targetPageSizeOption())
     .action(async (file: string, { force, ...options }: ExtractFlags) => {
       const { extract } = await import("../commands/extract.js");
       await extract(file, { ...options, ...(force === true ? { replace: true } : {}) });

@@ -1,7 +1,6 @@
 import type { Command } from "commander";
 
-import { wholeNumber } from "../parse-options.js";
-import { defineCommand } from "./shared.js";
+import { defineCommand, targetPageSizeOption } from "./shared.js";
 
 /** Defines `ramport receive`. */
 export function addReceive(program: Command): void {
@@ -17,11 +16,7 @@ export function addReceive(program: Command): void {
     ],
   )
     .option("--force", "replace an existing file")
-    .option(
-      "--target-page-size <bytes>",
-      "for guests whose pages are not of 4096 bytes and whose stream does not say so",
-      wholeNumber("--target-page-size", 256, 65_536),
-    )
+    .addOption(targetPageSizeOption())
     .action(async (uri: string, out: string, { force, ...options }: ReceiveFlags) => {
       const { receive } = await import("../commands/receive.js");
       await receive(uri, out, { ...options, ...(force === true ? { replace: true } : {}) });

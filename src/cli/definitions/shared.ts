@@ -1,6 +1,7 @@
 import { type Command, Option } from "commander";
 
 import type { CommonOptions } from "../context.js";
+import { wholeNumber } from "../parse-options.js";
 
 /** A command with the options that all have; its action is loaded when it runs. */
 export function defineCommand(
@@ -28,6 +29,13 @@ export const qmpOption = (): Option =>
     "--qmp <socket>",
     "QMP socket of the QEMU: a path, unix:PATH or tcp:HOST:PORT",
   ).makeOptionMandatory();
+
+/** `--target-page-size`. */
+export const targetPageSizeOption = (): Option =>
+  new Option(
+    "--target-page-size <bytes>",
+    "for guests whose pages are not of 4096 bytes and whose stream does not say so",
+  ).argParser(wholeNumber("--target-page-size", 256, 65_536));
 
 /** `--via`. */
 export const viaOption = (): Option =>

@@ -27,6 +27,26 @@ export function readPageBitmap(file: RandomAccessSource, block: MappedRamBlock):
 }
 
 /**
+ * Counts the pages of all blocks: those with content, and those that are zero.
+ *
+ * @throws FormatError `truncated` when the file ends inside a bitmap.
+ */
+export function countPages(
+  file: RandomAccessSource,
+  blocks: readonly MappedRamBlock[],
+): { readonly normal: number; readonly zero: number } {
+  let normal = 0;
+  let zero = 0;
+  for (const block of blocks) {
+    const bitmap = readPageBitmap(file, block);
+    const present = bitmap.count();
+    normal += present;
+    zero += bitmap.pageCount - present;
+  }
+  return { normal, zero };
+}
+
+/**
  * Checks the bitmaps: a loader would take pages from behind a block whose bitmap has more bits than the block pages.
  *
  * @throws FormatError `inconsistent`, or `truncated` when the file ends inside a bitmap.

@@ -1,8 +1,7 @@
-import { setImmediate as nextTurn } from "node:timers/promises";
-
 import type { RandomAccessSource } from "../../channels/index.js";
-import { FormatError, throwIfAborted } from "../../errors/index.js";
+import { FormatError } from "../../errors/index.js";
 import { RAM_SECTION, type RamRecordSink, SectionType } from "../../wire/index.js";
+import { Turns } from "../breathe.js";
 import { MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
 import { readPageBitmap } from "../mapped-ram/bitmaps.js";
 import type { EarlySection, MappedRamBlock, MappedRamFile } from "../mapped-ram/open.js";
@@ -19,8 +18,6 @@ export interface ReplayOptions {
 
 /** Also what is written at once: see `WriteCombiner`. */
 const READ_BYTES = 256 << 10;
-/** How long the event loop may wait: reads are synchronous. */
-const TURN_MS = 15;
 
 /** A sink that can also take pages that follow each other at once; the bytes are only valid during the call. */
 export interface PageRunSink extends RamRecordSink {
@@ -53,18 +50,15 @@ export async function replayMappedRam(
   setup.forEach(pass);
   const meter = new ProgressMeter(options.onProgress);
   let sentBytes = 0;
-  let turnStartMs = performance.now();
+  const turns = new Turns(options.signal);
   let behind = 0;
   for (const [index, block] of blocks.entries()) {
     for (const { address, length } of replayBlock(file, block, index, sink)) {
       sentBytes += length;
       const remainingBytes = totalBytes - behind - address;
       meter.update(sentBytes, () => ({ phase: "sending", totalBytes, remainingBytes }));
-      if (performance.now() - turnStartMs < TURN_MS) continue;
       // Or no signal is heard before the end.
-      await nextTurn();
-      throwIfAborted(options.signal);
-      turnStartMs = performance.now();
+      if (turns.isDue) await turns.take();
     }
     behind += block.usedLength;
   }
