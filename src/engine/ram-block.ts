@@ -1,3 +1,8 @@
+import { isZero, type PageRun } from "../memory/index.js";
+
+/** What is looked at at once when memory is cleared: a multiple of every page size. */
+const CLEAR_BYTES = 256 << 10;
+
 /** A piece of guest memory that migrates under its own name. */
 export interface HostRamBlock {
   /** What the block list calls it: `pc.ram`. Unique in its host. */
@@ -39,5 +44,14 @@ export function eachPiece(
       at = next;
     }
     segmentStart = segmentEnd;
+  }
+}
+
+/** Makes runs of a block's pages zero. Where they are zero already nothing is written: untouched memory stays so. */
+export function clearPages(segments: readonly Uint8Array[], runs: Iterable<PageRun>, pageSize: number): void {
+  for (const { start, end } of runs) {
+    eachPiece(segments, start * pageSize, (end - start) * pageSize, CLEAR_BYTES, (bytes) => {
+      if (!isZero(bytes, 0, bytes.length)) bytes.fill(0);
+    });
   }
 }

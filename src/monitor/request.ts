@@ -1,3 +1,4 @@
+import { asError } from "../errors/as-error.js";
 import { isJsonObject, type JsonObject } from "../qapi/json-values.js";
 import { withDoubleQuotes } from "./message-splitter.js";
 
@@ -59,6 +60,6 @@ function parseJson(text: string): unknown {
         // The first error is about what the client wrote.
       }
     }
-    throw new CommandError(`JSON parse error, ${error instanceof Error ? error.message : String(error)}`);
+    throw new CommandError(`JSON parse error, ${asError(error).message}`);
   }
 }

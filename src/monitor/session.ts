@@ -3,6 +3,7 @@ import type { Duplex } from "node:stream";
 
 import { getLogger } from "@logtape/logtape";
 
+import { asError } from "../errors/as-error.js";
 import { checkArguments } from "./arguments.js";
 import { isCommand, QMP_CAPABILITIES, runCommand } from "./commands.js";
 import type { MachineEvent, MonitoredMachine } from "./machine.js";
@@ -74,7 +75,7 @@ export class MonitorSession {
       this.#send({ return: answer, ...idOf(request) });
     } catch (error) {
       const refusal = error instanceof CommandError ? error : undefined;
-      const desc = error instanceof Error ? error.message : String(error);
+      const desc = asError(error).message;
       logger.debug("{command} refused: {desc}", { command: request?.command ?? "a message", desc });
       this.#send({
         ...idOf(request ?? { id: refusal?.id }),

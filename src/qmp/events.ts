@@ -3,10 +3,11 @@
  *
  * @module
  */
+import { asError } from "../errors/as-error.js";
 import { MachineError, printable } from "../errors/index.js";
 import { EventQueue, type EventsOptions, type Subscriber } from "./event-queue.js";
 import type { QmpEvent } from "./event-types.js";
-import { asError, waitWithin, type WaitLimits } from "./waiting.js";
+import { waitWithin, type WaitLimits } from "./waiting.js";
 
 /** Called for each event, synchronously, in the order of arrival. */
 export type EventListener<N extends string> = (event: QmpEvent<N>) => void;

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { asError } from "../errors/as-error.js";
 import { CancelledError, UsageError } from "../errors/index.js";
 
 /** How long to wait for something, and what may end the wait early. */
@@ -72,9 +73,4 @@ export function waitWithin<T>(
       finish(() => reject(asError(error)));
     }
   });
-}
-
-/** What was thrown, as an Error. */
-export function asError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }

@@ -124,10 +124,17 @@ function readDisk(path: string, sectorBytes: number): ArrayBuffer {
 function readImage(path: string): Uint8Array<ArrayBuffer> {
   let image: Uint8Array<ArrayBuffer>;
   try {
-    image = new Uint8Array(fs.readFileSync(path));
+    image = inOwnBuffer(fs.readFileSync(path));
   } catch (cause) {
     throw systemError("Reading", path, cause);
   }
   if (image.length === 0) throw new UsageError(`${path} is empty: it is no image`);
   return image;
+}
+
+/** Small files are read into a piece of a buffer that others use too: only those are copied. */
+function inOwnBuffer(bytes: Buffer): Uint8Array<ArrayBuffer> {
+  const { buffer } = bytes;
+  const isWhole = buffer instanceof ArrayBuffer && buffer.byteLength === bytes.length;
+  return new Uint8Array(isWhole ? buffer : bytes);
 }

@@ -95,6 +95,12 @@ export function encodeConfiguration(writer: ByteWriter, configuration: Configura
   if (configuration.uuid !== undefined) subsection(Subsection.uuid).raw(configuration.uuid);
 }
 
+/** Bytes of a target page, where the source says it. */
+export function targetPageSizeOf(configuration: Configuration | undefined): number | undefined {
+  const bits = configuration?.targetPageBits;
+  return bits === undefined ? undefined : 2 ** bits;
+}
+
 /** A UUID's 16 bytes in the usual notation. */
 export function formatUuid(uuid: Uint8Array): string {
   const hex = Array.from(uuid, (byte) => byte.toString(16).padStart(2, "0")).join("");

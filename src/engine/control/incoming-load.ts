@@ -4,6 +4,7 @@ import {
   type OpenChannelOptions,
   openIncoming,
 } from "../../channels/index.js";
+import { asError } from "../../errors/as-error.js";
 import { CancelledError, UsageError } from "../../errors/index.js";
 import type { Capabilities, MigrationInfo, SocketAddress } from "../../qapi/index.js";
 import type { Clock } from "../clock.js";
@@ -81,7 +82,7 @@ export class IncomingLoad {
         },
         (error: unknown) => {
           if (!begun) {
-            reject(error instanceof Error ? error : new Error(String(error)));
+            reject(asError(error));
             return undefined;
           }
           return this.#fail(error);

@@ -4,6 +4,7 @@ import {
   type OpenChannelOptions,
   openOutgoing,
 } from "../../channels/index.js";
+import { asError } from "../../errors/as-error.js";
 import { CancelledError, MachineError, throwIfAborted, UsageError } from "../../errors/index.js";
 import {
   type Capabilities,
@@ -105,9 +106,7 @@ export class MigrationControl {
    * @throws UsageError when it cannot begin; MachineError when a file or command cannot be opened.
    */
   async migrate(target: MigrationTarget): Promise<void> {
-    if (this.#incoming !== undefined && this.isIncoming) {
-      throw new UsageError("The machine waits for an incoming migration itself");
-    }
+    if (this.isIncoming) throw new UsageError("The machine waits for an incoming migration itself");
     if (this.#state.underWay) throw new UsageError("A migration is under way already");
     const uri = resolveAddress(target);
     this.#outgoing = undefined;
@@ -227,7 +226,7 @@ export class MigrationControl {
   }
 
   #failedToOpen(error: unknown, signal: AbortSignal): void {
-    const failure = error instanceof Error ? error : new Error(String(error));
+    const failure = asError(error);
     this.#error = signal.aborted ? undefined : failure.message;
     this.#ended = Promise.resolve(failure);
     this.#state.enter(signal.aborted ? "cancelling" : "failing");
@@ -266,8 +265,7 @@ export class MigrationControl {
       return failure;
     } catch (cause) {
       const what = "What the migration had written could not be removed, and must not be used";
-      const reason = cause instanceof Error ? cause.message : String(cause);
-      this.#error = `${failure.message}. ${what}: ${reason}`;
+      this.#error = `${failure.message}. ${what}: ${asError(cause).message}`;
       return new MachineError("io", what, {}, failure);
     }
   }

@@ -15,7 +15,6 @@ const PIECE_BYTES = 1 << 30;
 export class MarkedDirtyLog implements DirtyLog {
   readonly #blocks: () => readonly HostRamBlock[];
   readonly #pageSize: number;
-  readonly #lengths: readonly number[];
   #marks: readonly PageBitmap[];
   #lastSyncMs: number | undefined;
 
@@ -23,8 +22,7 @@ export class MarkedDirtyLog implements DirtyLog {
   constructor(blocks: () => readonly HostRamBlock[], pageSize: number) {
     this.#blocks = blocks;
     this.#pageSize = pageSize;
-    this.#lengths = blocks().map(({ usedLength }) => usedLength);
-    this.#marks = this.#lengths.map((length) => new PageBitmap(length / pageSize));
+    this.#marks = blocks().map(({ usedLength }) => new PageBitmap(usedLength / pageSize));
   }
 
   get cost(): DirtyLogCost {
@@ -57,11 +55,7 @@ export class MarkedDirtyLog implements DirtyLog {
   sync(dirty: readonly PageBitmap[]): Promise<void> {
     const startMs = performance.now();
     for (const [block, marks] of this.#marks.entries()) {
-      for (let start = marks.nextSet(0); start < marks.pageCount;) {
-        const end = marks.nextClear(start);
-        dirty[block]?.setRange(start, end);
-        start = marks.nextSet(end);
-      }
+      for (const { start, end } of marks.runs()) dirty[block]?.setRange(start, end);
       marks.clearRange(0, marks.pageCount);
     }
     this.#lastSyncMs = performance.now() - startMs;

@@ -1,5 +1,11 @@
-import { FormatError } from "../../errors/index.js";
-import { type Configuration, formatUuid, RAM_SECTION, type RamBlockEntry } from "../../wire/index.js";
+import { FormatError, UsageError } from "../../errors/index.js";
+import {
+  type Configuration,
+  formatUuid,
+  RAM_SECTION,
+  type RamBlockEntry,
+  targetPageSizeOf,
+} from "../../wire/index.js";
 import type { HostRamBlock, MigrationHost } from "../host.js";
 import { IGNORE_SHARED_CAPABILITY } from "../mapped-ram/capability.js";
 
@@ -7,6 +13,11 @@ import { IGNORE_SHARED_CAPABILITY } from "../mapped-ram/capability.js";
 export interface IncomingRules {
   /** `x-ignore-shared`. */
   readonly ignoreShared: boolean;
+}
+
+/** @throws UsageError when the guest runs: what it works on cannot be replaced. */
+export function checkStopped({ running }: MigrationHost): void {
+  if (running) throw new UsageError("The guest that is to be replaced is running", { hint: "stop it first" });
 }
 
 /** What `configuration_post_load` and `configuration_validate_capabilities` of QEMU look at. */
@@ -32,7 +43,7 @@ export function checkConfiguration(
       hint: "set it the same on both sides",
     });
   }
-  const pageSize = configuration.targetPageBits === undefined ? undefined : 2 ** configuration.targetPageBits;
+  const pageSize = targetPageSizeOf(configuration);
   if (pageSize !== undefined) checkPageSize(host, pageSize);
   checkUuid(host, configuration.uuid);
 }

@@ -2,7 +2,8 @@ import { assert, FormatError } from "../../errors/index.js";
 import { isZero, PageBitmap } from "../../memory/index.js";
 import { applyXbzrle, RAM_SECTION, type RamRecordSink } from "../../wire/index.js";
 import { inflatePage } from "../compressed-page.js";
-import { eachPiece, type MigrationHost } from "../host.js";
+import type { MigrationHost } from "../host.js";
+import { clearPages } from "../ram-block.js";
 
 interface ReceivingBlock {
   readonly name: string;
@@ -94,13 +95,9 @@ export class HostRam implements RamRecordSink {
   /** What never came is zero, whatever the memory held before. */
   clearUnreceived(): void {
     this.refresh();
-    const pageSize = this.#pageSize;
     for (const { index, received } of this.#blocks) {
       if (received === undefined) continue;
-      for (const { start, end } of received.clearRuns()) {
-        const segments = this.#segments[index] ?? [];
-        eachPiece(segments, start * pageSize, (end - start) * pageSize, 1 << 30, (bytes) => bytes.fill(0));
-      }
+      clearPages(this.#segments[index] ?? [], received.clearRuns(), this.#pageSize);
     }
   }
 

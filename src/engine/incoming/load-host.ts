@@ -1,5 +1,5 @@
 import type { RandomAccessSource } from "../../channels/index.js";
-import { FormatError, throwIfAborted, UsageError } from "../../errors/index.js";
+import { FormatError, throwIfAborted } from "../../errors/index.js";
 import type { PageBitmap } from "../../memory/index.js";
 import { RAM_SECTION } from "../../wire/index.js";
 import { splitGlobalState } from "../global-state.js";
@@ -8,8 +8,15 @@ import { readPageBitmap } from "../mapped-ram/bitmaps.js";
 import { type MappedRamFile, openMappedRam } from "../mapped-ram/open.js";
 import { readMappedRamTail } from "../mapped-ram/tail.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
+import { clearPages } from "../ram-block.js";
 import { readInFull } from "../read-in-full.js";
-import { checkConfiguration, checkPageSize, type IncomingRules, matchBlocks } from "./host-checks.js";
+import {
+  checkConfiguration,
+  checkPageSize,
+  checkStopped,
+  type IncomingRules,
+  matchBlocks,
+} from "./host-checks.js";
 import { devicesOf } from "./host-target.js";
 
 /** Options of {@link loadHost}. */
@@ -58,9 +65,7 @@ export async function loadHost(
   options: LoadHostOptions = {},
 ): Promise<LoadHostResult> {
   throwIfAborted(options.signal);
-  if (host.running) {
-    throw new UsageError("The guest that is to be replaced is running", { hint: "stop it first" });
-  }
+  checkStopped(host);
   const startMs = performance.now();
   const skeleton = openMappedRam(file, options.streamOffset ?? 0);
   const { rules = { ignoreShared: false } } = options;
@@ -135,9 +140,7 @@ async function loadMemory(
   let slice = 0;
   for (const load of loads) {
     const memory = (): readonly Uint8Array[] => host.ramBlocks()[load.index]?.segments ?? [];
-    for (const { start, end } of load.present.clearRuns()) {
-      eachPiece(memory(), start * pageSize, (end - start) * pageSize, SLICE_BYTES, (bytes) => bytes.fill(0));
-    }
+    clearPages(memory(), load.present.clearRuns(), pageSize);
     for (const { start, end } of load.present.runs()) {
       for (let at = start * pageSize; at < end * pageSize; at += SLICE_BYTES) {
         const length = Math.min(SLICE_BYTES, end * pageSize - at);

@@ -1,9 +1,8 @@
 import type { ByteSink, ByteSource } from "../../channels/index.js";
-import { UsageError } from "../../errors/index.js";
 import type { Clock } from "../clock.js";
 import type { MigrationHost } from "../host.js";
 import type { ProgressListener } from "../progress.js";
-import type { IncomingRules } from "./host-checks.js";
+import { checkStopped, type IncomingRules } from "./host-checks.js";
 import { HostTarget } from "./host-target.js";
 import { receiveMigration } from "./receive.js";
 
@@ -41,9 +40,7 @@ export async function loadHostFromStream(
   source: ByteSource,
   options: LoadStreamOptions = {},
 ): Promise<LoadStreamResult> {
-  if (host.running) {
-    throw new UsageError("The guest that is to be replaced is running", { hint: "stop it first" });
-  }
+  checkStopped(host);
   const { rules = { ignoreShared: false }, ...receiving } = options;
   const target = new HostTarget(host, rules);
   // The machine's page size is not in its stream: both sides are the same machine.

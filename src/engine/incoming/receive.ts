@@ -30,11 +30,13 @@ import {
   skipHtabPart,
   type SectionHeader,
   SectionType,
+  targetPageSizeOf,
 } from "../../wire/index.js";
 import { type Clock, systemClock } from "../clock.js";
 import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
 import type { MigrationTarget, RamSectionType } from "../migration-target.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
+import { checkRamVersion } from "../ram-section.js";
 import { StreamInput } from "../stream-input.js";
 import { PageIndex } from "./page-index.js";
 import { readTail } from "./read-tail.js";
@@ -161,7 +163,7 @@ class IncomingMigration {
       configuration: this.#configuration,
       blocks: this.#ram.blocks,
       receivedBytes: input.receivedBytes,
-      confirm: () => (returnPath === undefined ? Promise.resolve() : sendShut(returnPath, 0)),
+      confirm: () => (returnPath === undefined ? Promise.resolve() : sendShut(returnPath)),
     };
   }
 
@@ -254,13 +256,7 @@ class IncomingMigration {
     if (type !== SectionType.START || this.#ram !== undefined) {
       throw new FormatError("malformed", "The RAM section begins in a way that it cannot", place);
     }
-    if (header.version !== RAM_SECTION.version) {
-      throw new FormatError("unsupported", "The RAM section has an unknown version", {
-        ...place,
-        expected: RAM_SECTION.version,
-        actual: header.version,
-      });
-    }
+    checkRamVersion(header, offset);
     const capabilities = this.#configuration?.capabilities ?? [];
     if (capabilities.includes(MAPPED_RAM_CAPABILITY)) {
       throw new FormatError("unsupported", "This is a mapped-ram file already, not a stream", {
@@ -287,8 +283,7 @@ class IncomingMigration {
 
   /** What the stream or the caller says; else what the first records show. */
   async #targetPageSize(blocks: readonly RamBlockEntry[], ramSectionId: number): Promise<number> {
-    const bits = this.#configuration?.targetPageBits;
-    const known = bits === undefined ? this.#options.targetPageSize : 2 ** bits;
+    const known = targetPageSizeOf(this.#configuration) ?? this.#options.targetPageSize;
     return known ?? findTargetPageSize(this.#input, blocks, ramSectionId);
   }
 
@@ -405,8 +400,8 @@ class IncomingMigration {
   }
 }
 
-async function sendShut(returnPath: ByteSink, result: number): Promise<void> {
+async function sendShut(returnPath: ByteSink): Promise<void> {
   const writer = new ByteWriter();
-  encodeShut(writer, result);
+  encodeShut(writer, 0);
   await returnPath.write(writer.finish());
 }

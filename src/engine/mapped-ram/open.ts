@@ -22,7 +22,9 @@ import {
   searchSectionFooter,
   type SectionHeader,
   SectionType,
+  targetPageSizeOf,
 } from "../../wire/index.js";
+import { checkRamVersion } from "../ram-section.js";
 import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "./capability.js";
 import { findOverlaps } from "./areas.js";
 import { checkMappedBlock } from "./block-checks.js";
@@ -153,16 +155,8 @@ class SkeletonReader {
     if (!configuration.capabilities.includes(MAPPED_RAM_CAPABILITY)) throw notMappedRam(this.#streamOffset);
     const ramOffset = this.#findRam();
     const ram = cursor.parse((reader) => decodeSectionHeader(afterType(reader)));
-    if (ram.version !== RAM_SECTION.version) {
-      throw new FormatError("unsupported", "The RAM section has an unknown version", {
-        offset: ramOffset,
-        section: RAM_SECTION.name,
-        expected: RAM_SECTION.version,
-        actual: ram.version,
-      });
-    }
-    const { targetPageBits } = configuration;
-    this.#pageSize = targetPageBits === undefined ? undefined : 2 ** targetPageBits;
+    checkRamVersion(ram, ramOffset);
+    this.#pageSize = targetPageSizeOf(configuration);
     const list = this.#readBlocks(configuration);
     const blockListEndOffset = cursor.position;
     const ramEndOffset = this.#readEndOfRam(ram);

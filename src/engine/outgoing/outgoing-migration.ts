@@ -1,3 +1,4 @@
+import { asError } from "../../errors/as-error.js";
 import { CancelledError, MachineError, UsageError } from "../../errors/index.js";
 import type {
   Capabilities,
@@ -417,7 +418,7 @@ export class OutgoingMigration {
   /** Lets the guest go on where it ran; returns what to throw. */
   async #giveUp(error: unknown): Promise<unknown> {
     const cancelled = this.#cancelled;
-    this.#error = error instanceof Error ? error.message : String(error);
+    this.#error = asError(error).message;
     try {
       if (!cancelled) this.#state.enter("failing");
       this.#target.abort();

@@ -1,4 +1,5 @@
 import type { ByteSink, ByteSource } from "../../channels/index.js";
+import { asError } from "../../errors/as-error.js";
 import { assert, CancelledError, MachineError } from "../../errors/index.js";
 import { isZero } from "../../memory/index.js";
 import {
@@ -89,7 +90,7 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
         if (!this.#tailGiven) this.#refusal = tooEarly();
       },
       (error: unknown) => {
-        this.#refusal = error instanceof Error ? error : new Error(String(error));
+        this.#refusal = asError(error);
       },
     );
   }

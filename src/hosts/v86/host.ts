@@ -12,7 +12,7 @@ import {
 import { HashDirtyLog } from "../../engine/dirty-log/hash-dirty-log.js";
 import { assert, MachineError, UsageError } from "../../errors/index.js";
 import { DutyCycle } from "./duty-cycle.js";
-import { internalsOf, type V86Machine } from "./internals.js";
+import { internalsOf, uartsOf, type V86Machine } from "./internals.js";
 import { SharedMemory, type SharedMemoryOptions } from "./shared-memory.js";
 import { clearTscOffset } from "./time-stamp-counter.js";
 import { readSections, restoreTree, saveSections } from "./state.js";
@@ -226,8 +226,7 @@ export class V86Host implements MigrationHost {
 
   /** How many bytes a serial port was sent that the guest has not read yet: there is no bound but the sender's. */
   serialBacklog(port = 0): number {
-    const { uart0, uart1, uart2, uart3 } = this.#machine.cpu.devices;
-    return [uart0, uart1, uart2, uart3][port]?.input.length ?? 0;
+    return uartsOf(this.#machine.cpu)[port]?.input.length ?? 0;
   }
 
   /** Stops the guest and gives the emulator's resources back. */

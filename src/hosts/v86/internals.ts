@@ -77,6 +77,12 @@ export interface V86Machine {
   restore_state(state: ArrayBuffer): void;
 }
 
+/** The four serial ports in their order; undefined stands for one that the machine lacks. */
+export function uartsOf({ devices }: V86Cpu): readonly (V86Uart | undefined)[] {
+  const { uart0, uart1, uart2, uart3 } = devices;
+  return [uart0, uart1, uart2, uart3];
+}
+
 /**
  * The machine inside an emulator.
  *

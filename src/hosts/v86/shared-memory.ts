@@ -3,6 +3,7 @@ import { createRequire } from "node:module";
 import process from "node:process";
 
 import { errnoCode, systemError } from "../../channels/index.js";
+import { writeAllAt } from "../../channels/positioned-io.js";
 import { assert, MachineError, UsageError } from "../../errors/index.js";
 import type { V86Cpu } from "./internals.js";
 
@@ -64,7 +65,7 @@ export class SharedMemory {
     }
     const fd = openOfSize(path, ram.length, use);
     try {
-      if (use === "fill") writeAll(fd, ram, path);
+      if (use === "fill") writeAllAt(fd, path, ram, 0, ram.length, 0);
       const at = calls.mmap(address, ram.length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
       if (at !== address) throw new MachineError("io", `Mapping failed: ${path} cannot be mapped`, { path });
     } finally {
@@ -103,14 +104,6 @@ function openOfSize(path: string, bytes: number, use: SharedMemoryOptions["use"]
   } catch (cause) {
     if (fd !== undefined) fs.closeSync(fd);
     throw systemError("Sharing guest memory", path, cause);
-  }
-}
-
-function writeAll(fd: number, bytes: Uint8Array, path: string): void {
-  try {
-    for (let done = 0; done < bytes.length;) done += fs.writeSync(fd, bytes, done, bytes.length - done, done);
-  } catch (cause) {
-    throw systemError("Writing", path, cause);
   }
 }
 

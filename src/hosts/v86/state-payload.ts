@@ -1,7 +1,7 @@
 import type { DeviceField } from "../../engine/host.js";
 import { ByteWriter } from "../../wire/index.js";
 import type { EntryNames } from "./state-names.js";
-import { checkDepth, damaged, isList, StateBuffer, StateMap, type StateValue } from "./state-tree.js";
+import { checkDepth, damaged, StateBuffer, StateMap, type StateValue } from "./state-tree.js";
 
 /**
  * How a value is laid out: what stands for it in the payload, or the value itself where nothing does (`null`, texts).
@@ -158,17 +158,4 @@ class PayloadReader {
     const { buffer, byteOffset } = this.take(count);
     return new DataView(buffer, byteOffset, count);
   }
-}
-
-/** Whether two values have the same lists and typed arrays of the same lengths in the same places. */
-export function isOfSameShape(one: StateValue | undefined, other: StateValue | undefined): boolean {
-  if (one instanceof StateBuffer) {
-    return other instanceof StateBuffer && one.type === other.type && one.bytes.length === other.bytes.length;
-  }
-  if (isList(one)) {
-    return (
-      isList(other) && one.length === other.length && one.every((item, at) => isOfSameShape(item, other[at]))
-    );
-  }
-  return typeof one === typeof other;
 }

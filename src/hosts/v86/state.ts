@@ -1,7 +1,7 @@
 import type { DeviceState } from "../../engine/host.js";
 import { FormatError, MachineError } from "../../errors/index.js";
-import { DETACHED_REGISTERS, type PciBar, type V86Cpu, type V86Machine } from "./internals.js";
-import { decodePayload, encodePayload, isOfSameShape } from "./state-payload.js";
+import { DETACHED_REGISTERS, type PciBar, uartsOf, type V86Cpu, type V86Machine } from "./internals.js";
+import { decodePayload, encodePayload } from "./state-payload.js";
 import { CPU_NAMES, DEVICE_NAMES, type EntryNames } from "./state-names.js";
 import {
   buildState,
@@ -94,8 +94,7 @@ export function saveSections(machine: V86Machine): DeviceState[] {
     const value = tree[entry] ?? null;
     if (value !== null) sections.push(section(`${PREFIX}${name}`, instance, value, DEVICE_NAMES[name]));
   }
-  const { uart0, uart1, uart2, uart3 } = machine.cpu.devices;
-  const inputs = [uart0, uart1, uart2, uart3].map(
+  const inputs = uartsOf(machine.cpu).map(
     (uart) => new StateBuffer("Uint8Array", Uint8Array.from(uart?.input ?? [])),
   );
   sections.push(section(HOST_SECTION, 0, [performance.now(), inputs], HOST_NAMES));
@@ -127,10 +126,13 @@ export function readSections(machine: V86Machine, devices: readonly DeviceState[
     });
   }
   // v86 writes registers into places of fixed lengths.
-  const sameShape = own.every(
-    (value, entry) =>
-      !isRegister(entry) || !(value instanceof StateBuffer) || isOfSameShape(value, registers[entry]),
-  );
+  const sameShape = own.every((value, entry) => {
+    if (!isRegister(entry) || !(value instanceof StateBuffer)) return true;
+    const saved = registers[entry];
+    return (
+      saved instanceof StateBuffer && saved.type === value.type && saved.bytes.length === value.bytes.length
+    );
+  });
   if (!sameShape) throw damaged(CPU_SECTION);
   const tree = registers.map((value, entry) => {
     const place = DEVICES.get(entry);
@@ -166,8 +168,7 @@ export function restoreTree(machine: V86Machine, { tree, savedAtMs, uartInput }:
     emptyAgain();
   }
   for (const { name, view } of registers) attachAgain(cpu, name, view);
-  const { uart0, uart1, uart2, uart3 } = cpu.devices;
-  for (const [index, uart] of [uart0, uart1, uart2, uart3].entries())
+  for (const [index, uart] of uartsOf(cpu).entries())
     uart?.input.splice(0, uart.input.length, ...(uartInput[index] ?? []));
 }
 
