@@ -40,8 +40,30 @@ export interface RandomAccessSource {
   readAt(target: Uint8Array, position: number): number;
 }
 
+/** A file that is read at several places at a time, beside this thread. */
+export interface OverlappedReader {
+  /**
+   * Reads up to `target.length` bytes at `position`; `target` must be left alone meanwhile.
+   *
+   * @returns How many bytes were read: fewer only at the end of the file.
+   * @throws MachineError `io`.
+   */
+  startRead(target: Uint8Array, position: number): Promise<number>;
+}
+
+/** A file that is written at several places at a time, beside this thread. */
+export interface OverlappedWriter {
+  /**
+   * Writes all of `bytes` at `position`; they must stay as they are meanwhile. Nothing is said of the order in which writes
+   * of one place that run together happen.
+   *
+   * @throws MachineError `io`.
+   */
+  startWrite(bytes: Uint8Array, position: number): Promise<void>;
+}
+
 /** A file that a migration comes from: besides from front to back, it can be read at any place. */
-export interface IncomingFile extends RandomAccessSource {
+export interface IncomingFile extends RandomAccessSource, OverlappedReader {
   /** Where the stream begins in the file, in bytes. */
   readonly startOffset: number;
   /** Closes the channel's source too: they are one file. */
@@ -52,7 +74,7 @@ export interface IncomingFile extends RandomAccessSource {
  * A file that a migration goes to: besides from front to back, it can be written and read back at any place. Positions
  * count from the file's begin. Every method throws MachineError `io`, or `connection-closed` after `close`.
  */
-export interface OutgoingFile extends RandomAccessSource {
+export interface OutgoingFile extends RandomAccessSource, OverlappedWriter {
   /** Where the stream begins in the file, in bytes. */
   readonly startOffset: number;
   /** @throws MachineError `not-capable` when it is a descriptor that was opened for writing only. */

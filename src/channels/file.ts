@@ -2,12 +2,13 @@ import fs from "node:fs";
 import { resolve } from "node:path";
 
 import { FormatError } from "../errors/index.js";
-import type { RandomAccessSource } from "./byte-stream.js";
+import type { OverlappedReader, RandomAccessSource } from "./byte-stream.js";
+import { OverlappedIo } from "./overlapped-io.js";
 import { readAllAt } from "./positioned-io.js";
 import { systemError } from "./system-error.js";
 
 /** A file opened for reading at any place. */
-export class ReadableFile implements RandomAccessSource {
+export class ReadableFile implements RandomAccessSource, OverlappedReader {
   readonly path: string;
   /** The same, for a process with another working directory. */
   readonly absolutePath: string;
@@ -15,6 +16,7 @@ export class ReadableFile implements RandomAccessSource {
   readonly sizeBytes: number;
   /** Bytes that the file takes on its device: less than its size when it is sparse. */
   readonly allocatedBytes: number;
+  readonly #overlapped: OverlappedIo;
   #open = true;
 
   private constructor(path: string, fd: number, stats: fs.Stats) {
@@ -23,6 +25,7 @@ export class ReadableFile implements RandomAccessSource {
     this.fd = fd;
     this.sizeBytes = stats.size;
     this.allocatedBytes = stats.blocks * 512;
+    this.#overlapped = new OverlappedIo(fd, path);
   }
 
   /**
@@ -47,9 +50,13 @@ export class ReadableFile implements RandomAccessSource {
     return readAllAt(this.fd, this.path, target, position);
   }
 
+  startRead(target: Uint8Array, position: number): Promise<number> {
+    return this.#overlapped.read(target, position);
+  }
+
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    fs.closeSync(this.fd);
+    this.#overlapped.whenIdle(() => fs.closeSync(this.fd));
   }
 }

@@ -2,6 +2,7 @@ import fs from "node:fs";
 
 import { MachineError } from "../errors/index.js";
 import type { ByteChannel, IncomingFile, OutgoingFile } from "./byte-stream.js";
+import { OverlappedIo } from "./overlapped-io.js";
 import { readAllAt, writeAllAt, zeroRangeAt } from "./positioned-io.js";
 import { SequentialFile } from "./sequential-file.js";
 import { systemError } from "./system-error.js";
@@ -40,6 +41,7 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
   readonly #access: FileAccess;
   readonly #emptied: boolean;
   readonly #stream: SequentialFile;
+  readonly #overlapped: OverlappedIo;
   #open = true;
   #writes = 0;
   #whole = false;
@@ -56,6 +58,7 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
     this.#stream = new SequentialFile(path, fd, options.sharesPlace === true ? undefined : this.startOffset, {
       keepOpen: options.keepOpen === true,
     });
+    this.#overlapped = new OverlappedIo(fd, path);
   }
 
   get sizeBytes(): number {
@@ -67,18 +70,12 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
   }
 
   readAt(target: Uint8Array, position: number): number {
-    const fd = this.#openFd();
-    if (this.#access === "write") {
-      throw new MachineError(
-        "not-capable",
-        `${this.#path} is open for writing only: nothing can be read back`,
-        {
-          path: this.#path,
-          hint: "let it be opened for reading and writing",
-        },
-      );
-    }
-    return readAllAt(fd, this.#path, target, position);
+    return readAllAt(this.#readableFd(), this.#path, target, position);
+  }
+
+  async startRead(target: Uint8Array, position: number): Promise<number> {
+    this.#readableFd();
+    return this.#overlapped.read(target, position);
   }
 
   write(bytes: Uint8Array): Promise<void> {
@@ -89,6 +86,12 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
   writeAt(bytes: Uint8Array, at: number, length: number, position: number): void {
     this.#changes();
     writeAllAt(this.#openFd(), this.#path, bytes, at, length, position);
+  }
+
+  async startWrite(bytes: Uint8Array, position: number): Promise<void> {
+    this.#openFd();
+    this.#changes();
+    await this.#overlapped.write(bytes, position);
   }
 
   zeroAt(position: number, length: number): void {
@@ -130,6 +133,7 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
     this.#open = false;
     // A write that runs in another thread would make the file long again.
     await this.#stream.stop();
+    await new Promise<void>((resolve) => this.#overlapped.whenIdle(resolve));
     try {
       if (this.#unwanted || (this.#emptied && !this.#whole)) truncate(this.#fd, this.#path, this.startOffset);
     } finally {
@@ -140,6 +144,16 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
   #changes(): void {
     this.#writes += 1;
     this.#whole = false;
+  }
+
+  #readableFd(): number {
+    const fd = this.#openFd();
+    if (this.#access !== "write") return fd;
+    const message = `${this.#path} is open for writing only: nothing can be read back`;
+    throw new MachineError("not-capable", message, {
+      path: this.#path,
+      hint: "let it be opened for reading and writing",
+    });
   }
 
   #openFd(): number {

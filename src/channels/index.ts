@@ -14,6 +14,7 @@ export {
   openOutgoing,
   type OutgoingChannel,
 } from "./open.js";
+export { OverlappedIo } from "./overlapped-io.js";
 export { OutputFile } from "./output-file.js";
 export { connectSocket, SocketChannel, SocketListener } from "./socket.js";
 export { assertSocketPathFits, listeningError } from "./socket-path.js";

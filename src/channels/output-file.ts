@@ -5,7 +5,8 @@ import path from "node:path";
 import process from "node:process";
 
 import { assert, CancelledError, throwIfAborted, UsageError } from "../errors/index.js";
-import type { RandomAccessSource } from "./byte-stream.js";
+import type { OverlappedReader, OverlappedWriter, RandomAccessSource } from "./byte-stream.js";
+import { OverlappedIo } from "./overlapped-io.js";
 import { readAllAt, syncDescriptor, writeAllAt, zeroRangeAt } from "./positioned-io.js";
 import { nextDataRange } from "./sparse-file.js";
 import { errnoCode, systemError } from "./system-error.js";
@@ -25,12 +26,13 @@ const NO_DIRECTORY_SYNC = ["EACCES", "EPERM", "EINVAL", "ENOTSUP", "EOPNOTSUPP",
  * A file that comes into being whole or not at all: it is written under a temporary name beside its place, synced, and
  * renamed. A process that dies leaves at most the temporary name, and for a moment the replaced file's second name.
  */
-export class OutputFile implements RandomAccessSource {
+export class OutputFile implements RandomAccessSource, OverlappedReader, OverlappedWriter {
   readonly path: string;
   /** Where the bytes are until {@link commit}. */
   readonly temporaryPath: string;
   readonly #replace: boolean;
   #fd: number | undefined;
+  #overlapped: OverlappedIo | undefined;
   #state: "open" | "published" | "settled" | "discarded" = "open";
   /** Where the replaced file is, from {@link publish} until it is known that it is not wanted any more. */
   #asidePath: string | undefined;
@@ -116,6 +118,14 @@ export class OutputFile implements RandomAccessSource {
   /** Writes `bytes[at .. at+length)` at `position`, all of it. */
   writeAt(bytes: Uint8Array, at: number, length: number, position: number): void {
     writeAllAt(this.fd, this.path, bytes, at, length, position);
+  }
+
+  startWrite(bytes: Uint8Array, position: number): Promise<void> {
+    return this.#overlap().write(bytes, position);
+  }
+
+  startRead(target: Uint8Array, position: number): Promise<number> {
+    return this.#overlap().read(target, position);
   }
 
   /** Gives the file this length; what is new is a hole. */
@@ -273,9 +283,17 @@ export class OutputFile implements RandomAccessSource {
     }
   }
 
+  #overlap(): OverlappedIo {
+    this.#overlapped ??= new OverlappedIo(this.fd, this.path);
+    return this.#overlapped;
+  }
+
   #close(): void {
-    if (this.#fd !== undefined) fs.closeSync(this.#fd);
+    const fd = this.#fd;
+    if (fd === undefined) return;
     this.#fd = undefined;
+    if (this.#overlapped === undefined) fs.closeSync(fd);
+    else this.#overlapped.whenIdle(() => fs.closeSync(fd));
   }
 }
 

@@ -1,0 +1,83 @@
+import fs from "node:fs";
+
+import { assert } from "../errors/index.js";
+import { systemError } from "./system-error.js";
+
+/**
+ * Reads and writes at places of one descriptor that run in Node's thread pool while this thread goes on: several at a
+ * time are how a file is read and written by more than one core. It keeps the descriptor open until the last of them has
+ * ended: a number that was closed too early could be another file's by then.
+ */
+export class OverlappedIo {
+  readonly #fd: number;
+  readonly #path: string;
+  #pending = 0;
+  #closed: (() => void) | undefined;
+
+  /** @param path What the file is called in errors. */
+  constructor(fd: number, path: string) {
+    this.#fd = fd;
+    this.#path = path;
+  }
+
+  /**
+   * Reads at `position`; the descriptor's own place stays, and `target` must be left alone meanwhile.
+   *
+   * @returns How many bytes were read: fewer than there is room for only at the file's end.
+   * @throws MachineError `io`.
+   */
+  read(target: Uint8Array, position: number): Promise<number> {
+    return this.#start("Reading", target, position, (bytes, at, place, done) =>
+      fs.read(this.#fd, bytes, at, bytes.length - at, place, done),
+    );
+  }
+
+  /**
+   * Writes all of `bytes` at `position`; they must stay as they are meanwhile.
+   *
+   * @throws MachineError `io`.
+   */
+  async write(bytes: Uint8Array, position: number): Promise<void> {
+    await this.#start("Writing", bytes, position, (source, at, place, done) =>
+      fs.write(this.#fd, source, at, source.length - at, place, done),
+    );
+  }
+
+  /** Calls `close` when nothing runs any more: now, or when the last operation has ended. Nothing may be started after it. */
+  whenIdle(close: () => void): void {
+    assert(this.#closed === undefined, "a descriptor that is closed once");
+    this.#closed = close;
+    if (this.#pending === 0) close();
+  }
+
+  #start(
+    verb: "Reading" | "Writing",
+    bytes: Uint8Array,
+    position: number,
+    transfer: (
+      bytes: Uint8Array,
+      at: number,
+      position: number,
+      done: (error: Error | null, count: number) => void,
+    ) => void,
+  ): Promise<number> {
+    assert(this.#closed === undefined, "an operation on a descriptor that was closed");
+    this.#pending += 1;
+    return new Promise((resolve, reject) => {
+      let at = 0;
+      const step = (error: Error | null, count: number): void => {
+        at += error === null ? count : 0;
+        // The kernel may do less than it was asked for; none at all is the end of the file.
+        if (error === null && count > 0 && at < bytes.length) {
+          transfer(bytes, at, position + at, step);
+          return;
+        }
+        this.#pending -= 1;
+        if (this.#pending === 0) this.#closed?.();
+        if (error === null) resolve(at);
+        else reject(systemError(verb, this.#path, error));
+      };
+      transfer(bytes, 0, position, step);
+    });
+  }
+}
