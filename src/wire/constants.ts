@@ -81,6 +81,28 @@ export const MAPPED_RAM_HEADER_VERSION = 1;
 /** `MAPPED_RAM_FILE_OFFSET_ALIGNMENT`: QEMU starts each block's page area on such a boundary. */
 export const MAPPED_RAM_PAGES_ALIGNMENT = 0x100000;
 
+/** `MULTIFD_MAGIC`: the first four bytes of every extra connection, and of every packet on it. */
+export const MULTIFD_MAGIC = 0x11223344;
+/** `MULTIFD_VERSION`. */
+export const MULTIFD_VERSION = 1;
+/** `MULTIFD_PACKET_SIZE`: what the pages of one packet take at most, in bytes; it says how many a packet has room for. */
+export const MULTIFD_PACKET_SIZE = 512 * 1024;
+
+/** `MULTIFD_FLAG_*`: flags of a packet. */
+export const MultifdFlag = {
+  /** Everything that a round, or a section, sends over this channel has been sent. */
+  SYNC: 1 << 0,
+  COMPRESSION_MASK: 0x1f << 1,
+  NOCOMP: 0 << 1,
+  ZLIB: 1 << 1,
+  ZSTD: 2 << 1,
+  QPL: 4 << 1,
+  UADK: 8 << 1,
+  QATZIP: 16 << 1,
+  /** The packet holds the state of a device, and has another layout. */
+  DEVICE_STATE: 32 << 1,
+} as const;
+
 /** Target page size of x86, s390x, most arm and ppc machines: where nothing in a stream says another. */
 export const DEFAULT_TARGET_PAGE_SIZE = 4096;
 

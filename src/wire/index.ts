@@ -15,6 +15,7 @@ export { HTAB_SECTION_NAME, type HtabReached, skipHtabPart } from "./htab-sectio
 export { type Json, layOutJson } from "./json-layout.js";
 export * from "./libvirt.js";
 export * from "./mapped-ram.js";
+export * from "./multifd.js";
 export { type PageSizeSearch, searchTargetPageSize } from "./page-size-search.js";
 export * from "./ram-block-list.js";
 export * from "./ram-records.js";
