@@ -1,7 +1,7 @@
 import fs from "node:fs";
 import { setImmediate } from "node:timers/promises";
 
-import { FormatError } from "../errors/index.js";
+import { FormatError, throwIfAborted } from "../errors/index.js";
 import type { ByteChannel, ByteSource } from "./byte-stream.js";
 import { connectSocket, type SocketChannel, SocketListener } from "./socket.js";
 import { shareWithDirectoryOwner } from "./socket-path.js";
@@ -21,14 +21,65 @@ export async function acceptSource(
   uri: SocketUri,
   options: { readonly signal?: AbortSignal; readonly onListening?: (uri: string) => void },
 ): Promise<{ readonly source: ByteSource; readonly returnPath: ByteChannel }> {
-  const name = formatMigrationUri(uri);
-  if (uri.kind === "unix") await removeStaleSocket(uri.path);
-  const listener = await SocketListener.listen(uri, name);
+  const listener = await listenAt(uri);
   try {
-    if (uri.kind === "unix") shareWithDirectoryOwner(uri.path);
     options.onListening?.(formatMigrationUri(connectable(uri, listener.port)));
     const channel = await listener.accept(options.signal);
     return { source: new OnlyConnection(channel, listener), returnPath: channel };
+  } catch (error) {
+    await listener.close();
+    throw error;
+  }
+}
+
+/**
+ * Listens at the address until a source has made all of its connections, in whatever order.
+ *
+ * @param count How many connections the source makes.
+ * @param options.onConnection Called with how many have been made.
+ * @throws UsageError; MachineError `io`; FormatError `inconsistent` when it makes more; CancelledError.
+ */
+export async function acceptConnections(
+  uri: SocketUri,
+  count: number,
+  options: {
+    readonly signal?: AbortSignal;
+    readonly onListening?: (uri: string) => void;
+    readonly onConnection?: (made: number) => void;
+  },
+): Promise<SocketChannel[]> {
+  const listener = await listenAt(uri);
+  const channels: SocketChannel[] = [];
+  try {
+    options.onListening?.(formatMigrationUri(connectable(uri, listener.port)));
+    while (channels.length < count) {
+      channels.push(await listener.accept(options.signal));
+      options.onConnection?.(channels.length);
+    }
+    // One that is made right behind the last is seen in the same turn.
+    await setImmediate();
+    throwIfAborted(options.signal);
+    if (listener.hasWaiting) {
+      throw new FormatError("inconsistent", "The source makes more connections than it was to make", {
+        expected: count,
+        hint: "its multifd-channels and --channels must be the same number",
+      });
+    }
+    return channels;
+  } catch (error) {
+    await Promise.all(channels.map((channel) => channel.close()));
+    throw error;
+  } finally {
+    await listener.close();
+  }
+}
+
+async function listenAt(uri: SocketUri): Promise<SocketListener> {
+  if (uri.kind === "unix") await removeStaleSocket(uri.path);
+  const listener = await SocketListener.listen(uri, formatMigrationUri(uri));
+  try {
+    if (uri.kind === "unix") shareWithDirectoryOwner(uri.path);
+    return listener;
   } catch (error) {
     await listener.close();
     throw error;
@@ -79,7 +130,7 @@ class OnlyConnection implements ByteSource {
     await this.#stopListening();
     if (!more) return;
     throw new FormatError("unsupported", "The source migrates over several connections", {
-      hint: "turn the multifd capability off at the source",
+      hint: "receive it with --channels, or turn the multifd capability off at the source",
     });
   }
 

@@ -5,8 +5,10 @@
  */
 export type * from "./byte-stream.js";
 export { type Compression, openCompressed } from "./decompress.js";
+export { type ByteReceiver, deliver, type Delivery } from "./delivery.js";
 export type { DescriptorSets } from "./descriptor.js";
 export { ReadableFile } from "./file.js";
+export { acceptConnections } from "./incoming-socket.js";
 export {
   type IncomingChannel,
   type OpenChannelOptions,
