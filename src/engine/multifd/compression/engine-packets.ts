@@ -27,6 +27,7 @@ export class EnginePacketCompressor implements PacketCompressor {
   }
 
   async compress(input: Uint8Array): Promise<Uint8Array> {
+    this.#engine.throwIfFailed();
     if (input.length === 0) return new Uint8Array();
     const chunks: Uint8Array[] = [];
     const taken = await this.#engine.run(input, (chunk) => void chunks.push(chunk));
@@ -65,6 +66,7 @@ export class EnginePacketDecompressor implements PacketDecompressor {
   }
 
   async #decompress(input: Uint8Array, output: Uint8Array): Promise<void> {
+    this.#engine.throwIfFailed();
     if (isEmptyPacket(input, output)) return;
     // zlib's engine takes nothing after an end; zstd's would start anew.
     if (this.#method === "zstd" && this.#started && startsZstdFrame(input)) throw streamEnded();
@@ -132,9 +134,7 @@ class PacketEngine {
   /** @returns How many bytes of `input` were taken. `receive` may throw, which is the end of the engine. */
   run(input: Uint8Array, receive: (chunk: Uint8Array) => void): Promise<number> {
     assert(this.#work === undefined, "a channel has one packet in work");
-    const failure = this.#failure;
     return new Promise((resolve, reject) => {
-      if (failure !== undefined) throw failure;
       const before = this.#engine.bytesWritten;
       this.#work = { receive, reject };
       this.#engine.write(input, (error) => {
@@ -143,6 +143,10 @@ class PacketEngine {
         resolve(this.#engine.bytesWritten - before);
       });
     });
+  }
+
+  throwIfFailed(): void {
+    if (this.#failure !== undefined) throw this.#failure;
   }
 
   /** Ends the engine; what is in work, and what is asked later, fails with `error`, or with what failed it first. */

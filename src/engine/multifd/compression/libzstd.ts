@@ -32,6 +32,8 @@ interface LibzstdCalls {
 /** The first version in which `ZSTD_compressStream2` is stable: 1.4.0. */
 const OLDEST_VERSION = 10_400;
 
+const LIBRARY = process.platform === "darwin" ? "libzstd.1.dylib" : "libzstd.so.1";
+
 const HINT = "use Node 22.15 or newer, or install the optional package koffi and the system's libzstd";
 
 /** What a call of {@link ZstdContext} did. */
@@ -174,7 +176,9 @@ function openLibzstd(): Libzstd {
     // Loaded on first use and without await: see src/channels/sparse-file.ts.
     const koffi = createRequire(import.meta.url)("koffi") as typeof import("koffi");
     if (koffi.sizeof("size_t") !== 8) throw new Error("only 64-bit machines are provided for");
-    const library = koffi.load(process.platform === "darwin" ? "libzstd.1.dylib" : "libzstd.so.1");
+    // The library must find its own functions first: a Node with another zstd built in lends them to all that is loaded,
+    // and the two do not mix.
+    const library = koffi.load(LIBRARY, { deep: true });
     const call = (declaration: string) => library.func(declaration) as unknown;
     const version = (call("uint32_t ZSTD_versionNumber()") as () => number)();
     if (version < OLDEST_VERSION) throw new Error(`libzstd ${version} is too old`);

@@ -240,6 +240,8 @@ describe.each(codecs)("packets of $name", (codec) => {
     decompressor.close();
     await expect(decompressing).rejects.toThrow(CancelledError);
     await expect(decompressor.decompress(packed, data)).rejects.toThrow(CancelledError);
+    await expect(compressor.compress(new Uint8Array())).rejects.toThrow(CancelledError);
+    await expect(decompressor.decompress(new Uint8Array(), new Uint8Array())).rejects.toThrow(CancelledError);
     decompressor.close();
   });
 });
