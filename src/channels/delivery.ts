@@ -27,7 +27,9 @@ interface DeliveringSource extends ByteSource {
 
 /** Hands everything that comes over a channel to a receiver; nobody else may read from it. */
 export function deliver(source: ByteSource, receiver: ByteReceiver): Delivery {
-  return "deliver" in source ? (source as DeliveringSource).deliver(receiver) : deliverByReading(source, receiver);
+  return "deliver" in source
+    ? (source as DeliveringSource).deliver(receiver)
+    : deliverByReading(source, receiver);
 }
 
 function deliverByReading(source: ByteSource, receiver: ByteReceiver): Delivery {

@@ -73,10 +73,10 @@ export class SocketChannel implements ByteChannel {
     const ended = new Promise<void>((resolve) => (this.#deliveryEnded = resolve));
     this.#receiver = receiver;
     this.#resume();
-    if (this.#state !== "open" && this.#rest.length === 0) this.#deliveryEnded?.();
     return {
       ended: ended.then(() => {
-        if (this.#state !== "ended") throw systemError("Reading", this.#peer, this.#failure ?? this.#closed());
+        if (this.#state !== "ended")
+          throw systemError("Reading", this.#peer, this.#failure ?? this.#closed());
       }),
       resume: () => this.#resume(),
     };
@@ -128,8 +128,14 @@ export class SocketChannel implements ByteChannel {
       if (room === undefined) return;
       receiver.received(this.#give(room));
     }
-    if (this.#state !== "open") this.#deliveryEnded?.();
-    else if (this.#findRoom(receiver)) this.#socket.resume();
+    if (this.#state !== "open") {
+      this.#deliveryEnded?.();
+      return;
+    }
+    if (!this.#paused || receiver.room() === undefined) return;
+    // The next bytes still go where the kernel was told before the pause.
+    this.#paused = false;
+    this.#socket.resume();
   }
 
   /**

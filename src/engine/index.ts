@@ -23,13 +23,11 @@ export { loadHost, type LoadHostOptions, type LoadHostResult } from "./incoming/
 export type { IncomingRules } from "./incoming/host-checks.js";
 export { loadHostFromStream, type LoadStreamOptions, type LoadStreamResult } from "./incoming/load-stream.js";
 export { PageIndex, PagePlaces, type RecordCounts, UnindexableError } from "./incoming/page-index.js";
-export {
-  readMigrationHead,
-  receiveMigration,
-  type ReceiveOptions,
-  type ReceiveResult,
-} from "./incoming/receive.js";
+export { readMigrationHead, receiveMigration } from "./incoming/receive.js";
+export type { MultifdReceiving, ReceiveOptions, ReceiveResult } from "./incoming/receive-options.js";
 export { type PassedSection, StreamFacts, type StreamHead } from "./incoming/stream-facts.js";
+export { type MultifdChannel, type MultifdConnections, sortConnections } from "./multifd/connections.js";
+export { type MultifdSyncMode, multifdSyncModeOf, multifdSyncModeOfQemu } from "./multifd/sync-mode.js";
 export { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "./mapped-ram/capability.js";
 export { findOverlaps, type Overlap } from "./mapped-ram/areas.js";
 export { checkPageBitmaps, countPages, readPageBitmap } from "./mapped-ram/bitmaps.js";

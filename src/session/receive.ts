@@ -1,12 +1,15 @@
-import { type ByteSink, type MigrationUri, openIncoming, OutputFile } from "../channels/index.js";
+import { type ByteSink, type MigrationUri, OutputFile } from "../channels/index.js";
 import {
   MappedRamWriter,
+  type MultifdReceiving,
+  type MultifdSyncMode,
   openMappedRam,
   type PageCounts,
   type ProgressListener,
   readMappedRamTail,
   receiveMigration,
 } from "../engine/index.js";
+import { openIncomingConnections } from "./incoming-connections.js";
 
 /** How to receive a migration into a file. */
 export interface ReceiveSnapshotOptions {
@@ -14,6 +17,12 @@ export interface ReceiveSnapshotOptions {
   readonly replace?: boolean;
   /** Bytes; for guests whose target page is not 4096 bytes and whose stream does not say so. */
   readonly targetPageSize?: number;
+  /** Connections that the source's pages come over beside the main one (its `multifd-channels`); none when not given. */
+  readonly channels?: number;
+  /** How the source syncs its channels; without it the machine type says so. */
+  readonly multifdSync?: MultifdSyncMode;
+  /** The same, for machine types that do not say it. */
+  readonly otherwiseMultifdSync?: MultifdSyncMode;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
   /** A sentence for people: that the source is not held back until the file is safe. */
@@ -52,13 +61,14 @@ export async function receiveSnapshot(
 ): Promise<WrittenSnapshot> {
   const output = OutputFile.create(outputPath, { replace: options.replace ?? false });
   try {
-    const incoming = await openIncoming(uri, options);
+    const incoming = await openIncomingConnections(uri, options);
     try {
       const writer = new MappedRamWriter(output);
       const returnPath = incoming.returnPath === undefined ? undefined : new Answers(incoming.returnPath);
       const received = await receiveMigration(incoming.source, writer, {
         ...options,
         ...(returnPath === undefined ? {} : { returnPath }),
+        ...(incoming.multifd === undefined ? {} : { multifd: multifdOf(incoming.multifd, options) }),
       });
       // Read back what a loader will read: a file that does not open must not get its name.
       const skeleton = openMappedRam(output);
@@ -84,11 +94,22 @@ export async function receiveSnapshot(
         receivedBytes: received.receivedBytes,
       };
     } finally {
-      await incoming.source.close();
+      await incoming.close();
     }
   } finally {
     output.discard();
   }
+}
+
+function multifdOf(
+  multifd: Omit<MultifdReceiving, "syncMode" | "otherwiseSyncMode">,
+  { multifdSync, otherwiseMultifdSync }: ReceiveSnapshotOptions,
+): MultifdReceiving {
+  return {
+    ...multifd,
+    ...(multifdSync === undefined ? {} : { syncMode: multifdSync }),
+    ...(otherwiseMultifdSync === undefined ? {} : { otherwiseSyncMode: otherwiseMultifdSync }),
+  };
 }
 
 const NOT_HELD_BACK =

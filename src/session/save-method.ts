@@ -11,6 +11,12 @@ export type SaveMethodName =
   /** Any QEMU: it migrates into a socket, and ramport writes the file. */
   | "stream";
 
+/** What QEMU compresses multifd packets with, of what ramport unpacks. */
+export type MultifdCompressionName = "none" | "zlib" | "zstd";
+
+/** Where QEMU looks for zero pages: nowhere, in its main thread, in the channels' threads. */
+export type ZeroPageDetectionName = "none" | "legacy" | "multifd";
+
 /** One save, as its method sees it. The guest's run state and cancelling are the caller's. */
 export interface SaveJob {
   readonly qmp: QmpClient;
@@ -20,6 +26,10 @@ export interface SaveJob {
   readonly replace: boolean;
   readonly channels: number;
   readonly directIo: boolean;
+  /** QEMU's `multifd-compression`, of the stream method with channels; its own value when not given. */
+  readonly multifdCompression: MultifdCompressionName | undefined;
+  /** QEMU's `zero-page-detection` (9.0 and newer); its own value when not given. */
+  readonly zeroPageDetection: ZeroPageDetectionName | undefined;
   /** Bytes a second; 0 is no limit. */
   readonly maxBandwidth: number;
   /** Path of the QMP socket; undefined when QMP is reached otherwise. */

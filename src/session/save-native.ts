@@ -21,7 +21,11 @@ export async function saveByMappedRam(job: SaveJob): Promise<SavedByMethod> {
   const { capabilities, parameters } = mappedRamSettings(job.abilities, job);
   const restoreSettings = await applyMigrationSettings(qmp, job.abilities, {
     capabilities,
-    parameters: { "max-bandwidth": job.maxBandwidth, ...parameters },
+    parameters: {
+      "max-bandwidth": job.maxBandwidth,
+      ...(job.zeroPageDetection === undefined ? {} : { "zero-page-detection": job.zeroPageDetection }),
+      ...parameters,
+    },
   });
   try {
     await startWriting(job, output);

@@ -1,7 +1,8 @@
 import type { MigrationUri } from "../channels/index.js";
 import { assert, CancelledError, RamportError, UsageError } from "../errors/index.js";
 import type { MigrationInfo } from "../qmp/index.js";
-import { applyMigrationSettings } from "./migration-settings.js";
+import { multifdSyncModeOfQemu } from "../engine/index.js";
+import { applyMigrationSettings, type MigrationSettings } from "./migration-settings.js";
 import { makePrivateSocketPath } from "./private-socket.js";
 import { receiveSnapshot, type WrittenSnapshot } from "./receive.js";
 import type { SavedByMethod, SaveJob } from "./save-method.js";
@@ -14,17 +15,14 @@ import { endMigration, progressOf, waitForMigration } from "./wait-migration.js"
  * @throws What either side throws; the side that failed first is the one reported.
  */
 export async function saveByStream(job: SaveJob): Promise<SavedByMethod> {
-  if (job.channels > 1 || job.directIo) {
-    throw new UsageError("Channels and direct I/O are for the mapped-ram method", {
-      hint: "leave them out, or use --method mapped-ram",
+  if (job.directIo) {
+    throw new UsageError("Direct I/O is for the mapped-ram method", {
+      hint: "leave it out, or use --method mapped-ram",
     });
   }
   const socket = job.via === undefined ? makePrivateSocketPath(job.qmpPath) : undefined;
   try {
-    const restoreSettings = await applyMigrationSettings(job.qmp, job.abilities, {
-      capabilities: { "return-path": true },
-      parameters: { "max-bandwidth": job.maxBandwidth },
-    });
+    const restoreSettings = await applyMigrationSettings(job.qmp, job.abilities, streamSettings(job));
     try {
       return await migrateIntoSocket(job, job.via ?? { kind: "unix", path: socket?.path ?? "" });
     } finally {
@@ -34,6 +32,24 @@ export async function saveByStream(job: SaveJob): Promise<SavedByMethod> {
   } finally {
     socket?.remove();
   }
+}
+
+function streamSettings({
+  channels,
+  multifdCompression,
+  zeroPageDetection,
+  maxBandwidth,
+}: SaveJob): MigrationSettings {
+  const multifd = channels > 1;
+  return {
+    capabilities: { "return-path": true, ...(multifd ? { multifd } : {}) },
+    parameters: {
+      "max-bandwidth": maxBandwidth,
+      ...(multifd ? { "multifd-channels": channels } : {}),
+      ...(multifdCompression === undefined ? {} : { "multifd-compression": multifdCompression }),
+      ...(zeroPageDetection === undefined ? {} : { "zero-page-detection": zeroPageDetection }),
+    },
+  };
 }
 
 async function migrateIntoSocket(job: SaveJob, uri: MigrationUri): Promise<SavedByMethod> {
@@ -46,6 +62,9 @@ async function migrateIntoSocket(job: SaveJob, uri: MigrationUri): Promise<Saved
     snapshot = await receiveSnapshot(uri, job.outputPath, {
       replace: job.replace,
       signal: AbortSignal.any(signals),
+      ...(job.channels > 1
+        ? { channels: job.channels, otherwiseMultifdSync: multifdSyncModeOfQemu(job.qmp.version) }
+        : {}),
       onListening: (listeningUri) => {
         migrating = startMigration(job, listeningUri);
         migrating.catch((error: unknown) => sourceFailed.abort(error));

@@ -6,7 +6,13 @@ import type { MigrationInfo, QmpClient } from "../qmp/index.js";
 import { ConvergenceWatch } from "./convergence.js";
 import { type MigrationAbilities, queryMigrationAbilities } from "./migration-settings.js";
 import type { WrittenSnapshot } from "./receive.js";
-import type { SavedByMethod, SaveJob, SaveMethodName } from "./save-method.js";
+import type {
+  MultifdCompressionName,
+  SavedByMethod,
+  SaveJob,
+  SaveMethodName,
+  ZeroPageDetectionName,
+} from "./save-method.js";
 import { OutputOutOfReachError, saveByMappedRam } from "./save-native.js";
 import { saveByStream } from "./save-stream.js";
 import { parseVia, type SocketUri } from "./via.js";
@@ -20,8 +26,12 @@ export interface SaveOptions {
   readonly resume?: boolean;
   /** The default takes mapped-ram where the QEMU has it. */
   readonly method?: SaveMethodName | "auto";
-  /** multifd channels for the mapped-ram method; 1 is none. */
+  /** multifd channels, of either method; 1 is none. */
   readonly channels?: number;
+  /** Stream method with channels: how QEMU compresses them. The default is not to. */
+  readonly multifdCompression?: MultifdCompressionName;
+  /** QEMU 9.0 and newer: where it looks for zero pages. The default is what it is set to. */
+  readonly zeroPageDetection?: ZeroPageDetectionName;
   /** Lets QEMU write pages past the page cache (mapped-ram method, QEMU 9.1 and newer). */
   readonly directIo?: boolean;
   /** Live only: seconds after which a guest that does not converge is stopped. The default is 60 after the first pass. */
@@ -124,6 +134,7 @@ function checkOptions({
   method = "auto",
   channels = 1,
   directIo = false,
+  multifdCompression = "none",
   via,
   live,
   stopAfterSeconds,
@@ -131,14 +142,19 @@ function checkOptions({
   if (!Number.isInteger(channels) || channels < 1 || channels > 255) {
     throw new UsageError("The number of channels is 1 to 255", { actual: channels });
   }
-  const needsMapped = method === "mapped-ram" || channels > 1 || directIo;
+  const needsMapped = method === "mapped-ram" || directIo;
   if (needsMapped && via !== undefined) {
     throw new UsageError(
-      "With the mapped-ram method, channels or direct I/O, QEMU writes the file itself and travels nowhere",
+      "With the mapped-ram method or direct I/O, QEMU writes the file itself and travels nowhere",
       {
         hint: "leave --via out, or use --method stream",
       },
     );
+  }
+  if (multifdCompression !== "none" && (needsMapped || channels < 2)) {
+    throw new UsageError("QEMU compresses only what travels over several channels of the stream method", {
+      hint: "use --method stream --channels 2, or leave the compression out",
+    });
   }
   if (stopAfterSeconds !== undefined && live !== true) {
     throw new UsageError("Only a live save has a guest to stop after a time", { hint: "add --live" });
@@ -146,7 +162,7 @@ function checkOptions({
 }
 
 function chooseMethods(abilities: MigrationAbilities, options: SaveOptions): readonly SaveMethodName[] {
-  const { method = "auto", channels = 1, directIo = false, via } = options;
+  const { method = "auto", directIo = false, via, multifdCompression = "none" } = options;
   const canMap = abilities.capabilities.has(MAPPED_RAM_CAPABILITY);
   if (method === "mapped-ram" && !canMap) {
     throw new MachineError(
@@ -158,7 +174,8 @@ function chooseMethods(abilities: MigrationAbilities, options: SaveOptions): rea
     );
   }
   if (method !== "auto") return [method];
-  if (channels > 1 || directIo) return ["mapped-ram"];
+  if (directIo) return ["mapped-ram"];
+  if (multifdCompression !== "none") return ["stream"];
   return canMap && via === undefined ? ["mapped-ram", "stream"] : ["stream"];
 }
 
@@ -179,6 +196,8 @@ function makeJob(
     replace: options.replace ?? false,
     channels: options.channels ?? 1,
     directIo: options.directIo ?? false,
+    multifdCompression: options.multifdCompression,
+    zeroPageDetection: options.zeroPageDetection,
     maxBandwidth: options.maxBandwidth ?? 0,
     qmpPath: options.qmpPath,
     via,

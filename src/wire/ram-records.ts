@@ -24,7 +24,9 @@ export type RamDecodeStop =
   /** The next record is not whole in the bytes given. */
   | "need-more"
   /** The EOS record was consumed. */
-  | "end-of-section";
+  | "end-of-section"
+  /** A MULTIFD_FLUSH record was consumed: the channels have to be synced before more is decoded. */
+  | "multifd-flush";
 
 const XBZRLE_ENCODING = 1;
 const RECORD_HEAD_BYTES = 8;
@@ -76,6 +78,10 @@ export class RamRecordDecoder {
       const flags = low & flagMask;
       if (flags === RamFlag.EOS) {
         this.stop = "end-of-section";
+        return position + RECORD_HEAD_BYTES;
+      }
+      if (flags === RamFlag.MULTIFD_FLUSH) {
+        this.stop = "multifd-flush";
         return position + RECORD_HEAD_BYTES;
       }
       let at = position + RECORD_HEAD_BYTES;
@@ -139,12 +145,6 @@ export class RamRecordDecoder {
       return at + 4 + length;
     }
     const place = { offset, section: "ram" };
-    if (kind === RamFlag.MULTIFD_FLUSH) {
-      throw new FormatError("unsupported", "The pages of this migration travel over multifd channels", {
-        ...place,
-        hint: "turn the multifd capability off at the source",
-      });
-    }
     if ((kind & RamFlag.HOOK) !== 0) {
       throw new FormatError(
         "unsupported",

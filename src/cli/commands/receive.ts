@@ -1,6 +1,6 @@
 import { parseMigrationUri } from "../../channels/uri.js";
 import { printable } from "../../errors/index.js";
-import { receiveSnapshot } from "../../session/receive.js";
+import { receiveSnapshot, type ReceiveSnapshotOptions } from "../../session/receive.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes } from "../format.js";
 
@@ -8,7 +8,8 @@ import { bytes } from "../format.js";
 export async function receive(
   uri: string,
   output: string,
-  options: CommonOptions & { readonly replace?: boolean; readonly targetPageSize?: number },
+  options: CommonOptions &
+    Pick<ReceiveSnapshotOptions, "replace" | "targetPageSize" | "channels" | "multifdSync">,
 ): Promise<void> {
   const parsed = parseMigrationUri(uri);
   const result = await withContext(options, (context) =>

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 
-import { defineCommand, targetPageSizeOption } from "./shared.js";
+import { wholeNumber } from "../parse-options.js";
+import { defineCommand, multifdSyncOption, targetPageSizeOption } from "./shared.js";
 
 /** Defines `ramport receive`. */
 export function addReceive(program: Command): void {
@@ -11,10 +12,17 @@ export function addReceive(program: Command): void {
     [
       "ramport receive unix:/tmp/in.sock vm.ram           # then, in QEMU: migrate unix:/tmp/in.sock",
       "ramport receive tcp:0.0.0.0:4444 vm.ram",
+      "ramport receive --channels 4 unix:/tmp/in.sock vm.ram   # a source with multifd-channels 4",
       "ramport receive file:vm.stream vm.ram              # a stream that was saved before",
       "zstdcat vm.stream.zst | ramport receive - vm.ram",
     ],
   )
+    .option(
+      "--channels <n>",
+      "connections that the pages come over beside the main one: the source's multifd-channels",
+      wholeNumber("--channels", 1, 255),
+    )
+    .addOption(multifdSyncOption())
     .option("--force", "replace an existing file")
     .addOption(targetPageSizeOption())
     .action(async (uri: string, out: string, { force, ...options }: ReceiveFlags) => {

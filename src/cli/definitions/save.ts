@@ -10,6 +10,7 @@ export function addSave(program: Command): void {
     "ramport save --qmp /run/vm.qmp --resume vm.ram     # ... and let it run again",
     "ramport save --qmp /run/vm.qmp --live vm.ram       # save while it runs; it stops at the switch-over",
     "ramport save --qmp /run/vm.qmp --channels 4 vm.ram # QEMU writes with four threads",
+    "ramport save --qmp /run/vm.qmp --method stream --channels 4 vm.ram   # ... sends over four connections",
   ])
     .addOption(qmpOption())
     .option("--live", "keep the guest running until the switch-over")
@@ -22,7 +23,20 @@ export function addSave(program: Command): void {
         .choices(["auto", "mapped-ram", "stream"])
         .default("auto"),
     )
-    .option("--channels <n>", "multifd channels (mapped-ram method)", wholeNumber("--channels", 1, 255))
+    .option("--channels <n>", "multifd channels; 1 is none", wholeNumber("--channels", 1, 255))
+    .addOption(
+      new Option("--multifd-compression <name>", "how QEMU compresses the channels (stream method)").choices([
+        "none",
+        "zlib",
+        "zstd",
+      ]),
+    )
+    .addOption(
+      new Option(
+        "--zero-page-detection <where>",
+        "where QEMU looks for zero pages: nowhere, its main thread, its channels' threads (9.0 and newer)",
+      ).choices(["none", "legacy", "multifd"]),
+    )
     .option("--direct-io", "write past the page cache (mapped-ram method, QEMU 9.1 and newer)")
     .option(
       "--stop-after <seconds>",

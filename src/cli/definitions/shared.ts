@@ -37,6 +37,13 @@ export const targetPageSizeOption = (): Option =>
     "for guests whose pages are not of 4096 bytes and whose stream does not say so",
   ).argParser(wholeNumber("--target-page-size", 256, 65_536));
 
+/** `--multifd-sync`. */
+export const multifdSyncOption = (): Option =>
+  new Option(
+    "--multifd-sync <when>",
+    "for machine types that do not say when channels are synced: with each section (QEMU up to 8.0) or each round",
+  ).choices(["section", "round"]);
+
 /** `--via`. */
 export const viaOption = (): Option =>
   new Option("--via <uri>", "unix:PATH or tcp:HOST:PORT to travel over, where a private socket will not do");

@@ -15,6 +15,7 @@ import {
   decodeSectionFooter,
   decodeSectionHeader,
   decodeStreamTail,
+  DEFAULT_TARGET_PAGE_SIZE,
   encodeCommand,
   encodePong,
   encodeShut,
@@ -25,6 +26,7 @@ import {
   RAM_SECTION,
   type RamBlockEntry,
   RamRecordDecoder,
+  type RamRecordSink,
   SECTION_FOOTER_BYTES,
   searchSectionFooter,
   skipHtabPart,
@@ -32,46 +34,20 @@ import {
   SectionType,
   targetPageSizeOf,
 } from "../../wire/index.js";
-import { type Clock, systemClock } from "../clock.js";
+import { systemClock } from "../clock.js";
 import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
 import type { MigrationTarget, RamSectionType } from "../migration-target.js";
-import { type ProgressListener, ProgressMeter } from "../progress.js";
+import { MainChannelSync } from "../multifd/main-channel-sync.js";
+import { MultifdReceiver } from "../multifd/multifd-receiver.js";
+import { multifdSyncModeOf } from "../multifd/sync-mode.js";
+import { ProgressMeter } from "../progress.js";
 import { checkRamVersion } from "../ram-section.js";
 import { StreamInput } from "../stream-input.js";
 import { PageIndex } from "./page-index.js";
+import type { ReceiveOptions, ReceiveResult } from "./receive-options.js";
 import { readTail } from "./read-tail.js";
 import { type StreamHead, StreamFacts } from "./stream-facts.js";
 import { checkPages, findTargetPageSize } from "./target-page-size.js";
-
-/** How to receive. */
-export interface ReceiveOptions {
-  readonly signal?: AbortSignal;
-  readonly onProgress?: ProgressListener;
-  /** Where the stream starts in its file: what is said of places counts from there. */
-  readonly startOffset?: number;
-  /** Bytes; for sources that say nothing of it in the stream. Its first pages show it when it is not given. */
-  readonly targetPageSize?: number;
-  /** Where PINGs are answered and the end is confirmed, when the source opens a return path. */
-  readonly returnPath?: ByteSink;
-  /**
-   * The source's description delimits every one of its devices. With a return path, where nothing but silence tells that
-   * all has come, less than that is then not taken for the end.
-   */
-  readonly describesAllDevices?: boolean;
-  readonly clock?: Clock;
-}
-
-/** What was received. */
-export interface ReceiveResult {
-  readonly configuration: Configuration | undefined;
-  readonly blocks: readonly RamBlockEntry[];
-  readonly receivedBytes: number;
-  /**
-   * Tells the source that all is well, where it waits to hear it; to be called when what was received is safe. Until
-   * then the source keeps its guest ready to go on.
-   */
-  confirm(): Promise<void>;
-}
 
 /**
  * Reads one precopy migration stream to its end and hands it to a target.
@@ -86,12 +62,16 @@ export async function receiveMigration(
 ): Promise<ReceiveResult> {
   const { signal } = options;
   throwIfAborted(signal);
-  const abort = (): void => void source.close();
+  const migration = new IncomingMigration(source, target, options);
+  const abort = (): void => migration.abort(new CancelledError(undefined, signal?.reason));
   signal?.addEventListener("abort", abort, { once: true });
   try {
-    return await new IncomingMigration(source, target, options).run();
+    return await migration.run();
   } catch (error) {
-    throw signal?.aborted === true ? new CancelledError(undefined, error) : error;
+    migration.abort(error);
+    throw signal?.aborted === true
+      ? new CancelledError(undefined, error)
+      : migration.failureOfChannels(error);
   } finally {
     signal?.removeEventListener("abort", abort);
   }
@@ -113,6 +93,7 @@ export async function readMigrationHead(
 }
 
 class IncomingMigration {
+  readonly #source: ByteSource;
   readonly #input: StreamInput;
   readonly #target: MigrationTarget;
   readonly #options: ReceiveOptions;
@@ -130,8 +111,10 @@ class IncomingMigration {
   #begun = 0;
   #returnPath: ByteSink | undefined;
   #postcopyPageSizes = 0;
+  #channels: { readonly receiver: MultifdReceiver; readonly sync: MainChannelSync } | undefined;
 
   constructor(source: ByteSource, target: MigrationTarget, options: ReceiveOptions) {
+    this.#source = source;
     this.#input = new StreamInput(source, options.startOffset);
     this.#target = target;
     this.#options = options;
@@ -162,9 +145,21 @@ class IncomingMigration {
     return {
       configuration: this.#configuration,
       blocks: this.#ram.blocks,
-      receivedBytes: input.receivedBytes,
+      receivedBytes: this.#receivedBytes(),
       confirm: () => (returnPath === undefined ? Promise.resolve() : sendShut(returnPath)),
     };
+  }
+
+  /** Ends what waits for more to come. */
+  abort(error: unknown): void {
+    void this.#source.close();
+    this.#channels?.receiver.abort(error);
+  }
+
+  /** When a channel fails, what is seen here is only that it ends. */
+  failureOfChannels(error: unknown): unknown {
+    const failure = this.#channels?.receiver.failure;
+    return failure === undefined ? error : failure.error;
   }
 
   /** Reads up to where the pages begin: the block list, and the devices that come early. */
@@ -172,11 +167,27 @@ class IncomingMigration {
     const input = this.#input;
     await input.parse(decodeFileHeader);
     this.#configuration = await this.#readConfiguration();
+    this.#checkUuid();
     this.#target.configuration(this.#configuration);
     while (this.#ram === undefined || !(await this.#atLaterPart())) {
       if (this.#ramEnded) return;
       await this.#readSection();
     }
+  }
+
+  #checkUuid(): void {
+    const ofChannels = this.#options.multifd?.uuid;
+    const ofStream = this.#configuration?.uuid;
+    if (ofChannels === undefined || ofStream === undefined || Buffer.compare(ofChannels, ofStream) === 0)
+      return;
+    throw new FormatError(
+      "inconsistent",
+      "The multifd channels are of another machine than the main channel",
+      {
+        expected: `uuid ${Buffer.from(ofStream).toString("hex")}`,
+        actual: Buffer.from(ofChannels).toString("hex"),
+      },
+    );
   }
 
   async #atLaterPart(): Promise<boolean> {
@@ -278,12 +289,31 @@ class IncomingMigration {
     this.#ram = { header, blocks: list.blocks };
     const sink = this.#target.ramStart(header, list.blocks, pageSize, offset);
     this.#decoder = new RamRecordDecoder(list.blocks, pageSize, sink);
+    this.#startChannels(sink, pageSize);
     await this.#readRamRecords(SectionType.START);
+  }
+
+  #startChannels(sink: RamRecordSink, pageSize: number): void {
+    const { multifd } = this.#options;
+    const blocks = this.#ram?.blocks;
+    if (multifd === undefined || blocks === undefined) return;
+    const receiver = new MultifdReceiver(multifd.channels, {
+      blocks,
+      pageSize,
+      sink,
+      onFailure: () => void this.#source.close(),
+      onPacket: () => this.#reportProgress(),
+    });
+    const byMachine = multifdSyncModeOf(this.#configuration?.machine ?? "");
+    const mode = multifd.syncMode ?? byMachine ?? multifd.otherwiseSyncMode;
+    this.#channels = { receiver, sync: new MainChannelSync(receiver, mode) };
   }
 
   /** What the stream or the caller says; else what the first records show. */
   async #targetPageSize(blocks: readonly RamBlockEntry[], ramSectionId: number): Promise<number> {
     const known = targetPageSizeOf(this.#configuration) ?? this.#options.targetPageSize;
+    // The main channel of a multifd migration has no pages to show it.
+    if (this.#options.multifd !== undefined) return known ?? DEFAULT_TARGET_PAGE_SIZE;
     return known ?? findTargetPageSize(this.#input, blocks, ramSectionId);
   }
 
@@ -296,6 +326,10 @@ class IncomingMigration {
     while (true) {
       input.position = decoder.decode(input.bytes, input.position, input.end, input.baseOffset);
       if (decoder.stop === "end-of-section") break;
+      if (decoder.stop === "multifd-flush") {
+        await this.#flushChannels();
+        continue;
+      }
       if (!(await input.fill())) {
         throw new FormatError("truncated", "The stream ends in the middle of guest memory", {
           offset: input.endOffset,
@@ -304,13 +338,27 @@ class IncomingMigration {
       }
       this.#reportProgress();
     }
+    await this.#channels?.sync.endOfSection(type);
     this.#target.ramSectionEnd(type, await this.#readFooter(ram.header));
     if (type === SectionType.PART) this.#ramPartSeen = true;
     if (type === SectionType.END) this.#ramEnded = true;
   }
 
+  async #flushChannels(): Promise<void> {
+    if (this.#channels !== undefined) return this.#channels.sync.flush();
+    throw new FormatError("unsupported", "The pages of this migration travel over multifd channels", {
+      offset: this.#input.offset,
+      section: RAM_SECTION.name,
+      hint: "receive it with --channels, or turn the multifd capability off at the source",
+    });
+  }
+
+  #receivedBytes(): number {
+    return this.#input.receivedBytes + (this.#channels?.receiver.receivedBytes ?? 0);
+  }
+
   #reportProgress(): void {
-    this.#meter.update(this.#input.receivedBytes, () => ({
+    this.#meter.update(this.#receivedBytes(), () => ({
       phase: "receiving",
       totalBytes: this.#ram?.blocks.reduce((sum, block) => sum + block.usedLength, 0) ?? 0,
     }));

@@ -1,9 +1,10 @@
 import { assert, FormatError, MachineError } from "../../errors/index.js";
 import { isZero, PageBitmap } from "../../memory/index.js";
-import { applyXbzrle, RAM_SECTION, type RamRecordSink } from "../../wire/index.js";
+import { applyXbzrle, RAM_SECTION } from "../../wire/index.js";
 import { inflatePage } from "../compressed-page.js";
+import type { PagePacketSink } from "../multifd/page-packet-sink.js";
 import type { PositionedFile } from "./positioned-file.js";
-import { WriteCombiner } from "./write-combiner.js";
+import { STAGING_BYTES, WriteCombiner } from "./write-combiner.js";
 
 /** How pages came to be in a file, counted as QEMU's query-migrate does: each arrival counts. */
 export interface PageCounts {
@@ -32,10 +33,13 @@ interface BlockState extends NonNullable<PlacedBlock["place"]> {
   readonly written: PageBitmap;
 }
 
+/** A write that is shorter than this costs less when it is done at once than when another thread is asked to do it. */
+const LEAST_OVERLAPPED_BYTES = 32 << 10;
+
 /**
  * Puts each page at its place in a file, however often it comes: the last one stays. Memory is two bits a page.
  */
-export class PlacedPages implements RamRecordSink {
+export class PlacedPages implements PagePacketSink {
   readonly #blocks: readonly PlacedBlock[];
   readonly #states: readonly (BlockState | undefined)[];
   readonly #pageSize: number;
@@ -98,6 +102,53 @@ export class PlacedPages implements RamRecordSink {
     // What came before may lie in the same place.
     this.#combiner.flush();
     file.writeAt(bytes, at, length, position + address);
+  }
+
+  pagePacket(
+    block: number,
+    places: Float64Array,
+    count: number,
+    bytes: Uint8Array,
+  ): Promise<void> | undefined {
+    const pageSize = this.#pageSize;
+    const { present, written } = this.#state(block);
+    if (this.#sealed) throw lateWrite(this.#blocks[block]?.name ?? "", places[0] ?? 0);
+    const writes: Promise<void>[] = [];
+    for (let first = 0; first < count;) {
+      const address = places[first] ?? 0;
+      if (isZero(bytes, first * pageSize, pageSize)) {
+        this.zeroPage(block, address);
+        first += 1;
+        continue;
+      }
+      let next = first + 1;
+      while (next < count && places[next] === address + (next - first) * pageSize) {
+        if (isZero(bytes, next * pageSize, pageSize)) break;
+        next += 1;
+      }
+      present.setRange(address / pageSize, address / pageSize + next - first);
+      written.setRange(address / pageSize, address / pageSize + next - first);
+      this.#normal += next - first;
+      this.#writeRun(block, address, bytes.subarray(first * pageSize, next * pageSize), writes);
+      first = next;
+    }
+    return writes.length === 0 ? undefined : Promise.all(writes).then(() => undefined);
+  }
+
+  settlePages(): void {
+    this.#combiner.flush();
+  }
+
+  /** Writes pages that follow each other, long runs in other threads: `writes` takes when they are done. */
+  #writeRun(block: number, address: number, bytes: Uint8Array, writes: Promise<void>[]): void {
+    const { file, position } = this.#state(block);
+    for (let at = 0; at < bytes.length; at += STAGING_BYTES) {
+      const length = Math.min(STAGING_BYTES, bytes.length - at);
+      const place = position + address + at;
+      if (file.startWrite === undefined || length < LEAST_OVERLAPPED_BYTES) {
+        file.writeAt(bytes, at, length, place);
+      } else writes.push(file.startWrite(bytes.subarray(at, at + length), place));
+    }
   }
 
   zeroPage(block: number, address: number): void {

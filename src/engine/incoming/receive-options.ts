@@ -1,0 +1,49 @@
+import type { ByteSink } from "../../channels/index.js";
+import type { Configuration, RamBlockEntry } from "../../wire/index.js";
+import type { Clock } from "../clock.js";
+import type { MultifdChannel } from "../multifd/connections.js";
+import type { MultifdSyncMode } from "../multifd/sync-mode.js";
+import type { ProgressListener } from "../progress.js";
+
+/** How to receive. */
+export interface ReceiveOptions {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: ProgressListener;
+  /** Where the stream starts in its file: what is said of places counts from there. */
+  readonly startOffset?: number;
+  /** Bytes; for sources that say nothing of it in the stream. Its first pages show it when it is not given. */
+  readonly targetPageSize?: number;
+  /** Where PINGs are answered and the end is confirmed, when the source opens a return path. */
+  readonly returnPath?: ByteSink;
+  /**
+   * The source's description delimits every one of its devices. With a return path, where nothing but silence tells that
+   * all has come, less than that is then not taken for the end.
+   */
+  readonly describesAllDevices?: boolean;
+  readonly clock?: Clock;
+  /** The source's other connections, of a multifd migration. They are closed by whoever opened them. */
+  readonly multifd?: MultifdReceiving;
+}
+
+/** A multifd migration's channels. */
+export interface MultifdReceiving {
+  readonly channels: readonly MultifdChannel[];
+  /** What the channels said of their machine: 16 bytes. One that is in the stream must be the same. */
+  readonly uuid?: Uint8Array;
+  /** How the source syncs them; without it the machine type says so. */
+  readonly syncMode?: MultifdSyncMode;
+  /** The same for machine types that do not say it. Without either, the channels' first packets show it. */
+  readonly otherwiseSyncMode?: MultifdSyncMode;
+}
+
+/** What was received. */
+export interface ReceiveResult {
+  readonly configuration: Configuration | undefined;
+  readonly blocks: readonly RamBlockEntry[];
+  readonly receivedBytes: number;
+  /**
+   * Tells the source that all is well, where it waits to hear it; to be called when what was received is safe. Until
+   * then the source keeps its guest ready to go on.
+   */
+  confirm(): Promise<void>;
+}
