@@ -14,8 +14,8 @@ import type { ZlibEngine } from "./zlib-engines.js";
 /**
  * Compresses packets with an engine of `node:zlib`, which works in Node's thread pool: channels run in parallel.
  *
- * On pages of programs and libraries that compress to 45 %, level 1, one core of the 2-core machine of docs/benchmarks.md:
- * zlib 100 to 110 MB/s, zstd 450 MB/s.
+ * Level 1, packets of 512 KiB, pages of programs and libraries that compress to 45 %, one core of a busy 2-core machine,
+ * medians of 5: zlib 80 to 100 MB/s, Node 24's zstd 420 MB/s.
  */
 export class EnginePacketCompressor implements PacketCompressor {
   readonly #engine: PacketEngine;
@@ -42,7 +42,7 @@ export class EnginePacketCompressor implements PacketCompressor {
 }
 
 /**
- * Unpacks packets with an engine of `node:zlib`. zlib 500 MB/s, zstd 900 MB/s, measured as for
+ * Unpacks packets with an engine of `node:zlib`: zlib 440 to 500 MB/s, Node 24's zstd 890 MB/s, measured as for
  * {@link EnginePacketCompressor}.
  */
 export class EnginePacketDecompressor implements PacketDecompressor {

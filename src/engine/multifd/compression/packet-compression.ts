@@ -30,7 +30,8 @@ export interface PacketDecompressor {
    * Unpacks one packet's data, which must fill `output` exactly. No more than `output` and a fixed 256 KiB are unpacked,
    * whatever the data would become, beside the stream's own window (zlib 32 KiB, zstd at most 32 MiB).
    *
-   * @param input The packet's data, all of it; must not change before the promise settles.
+   * @param input The packet's data, all of it; must not change before the promise settles. Empty for a packet without
+   *   pages, whatever its header says: QEMU 7.2 leaves the size of the packet before in it, and sends nothing.
    * @param output normal_pages * page_size bytes. What it holds after a failure means nothing.
    * @throws FormatError `truncated` when the data ends before `output` is full, `limit-exceeded` when the stream asks for
    *   more memory than any level of QEMU, `malformed` for all else that is wrong: damage, too much data, a stream that

@@ -2,7 +2,7 @@ import { spawnSync } from "node:child_process";
 import zlib from "node:zlib";
 
 import fc from "fast-check";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 
 import {
   createPacketCompressor,
@@ -174,7 +174,7 @@ describe.each(codecs)("packets of $name", (codec) => {
     await refuses(keep(codec.decompressor()), new Uint8Array(), new Uint8Array(PAGE), "truncated", /less/);
   });
 
-  test("a packet that would become a gibibyte is given up at its first piece too many", async () => {
+  test("a packet that would become 256 MiB is given up at its first piece too many", async () => {
     const compressor = keep(codec.compressor());
     const bomb = Buffer.concat([await compressor.compress(new Uint8Array(256 << 20))]);
     expect(bomb.length).toBeLessThan(2 << 20);
@@ -249,6 +249,18 @@ describe.each(codecs)("packets of $name", (codec) => {
 test.each(["zlib", "zstd"] as const)("levels that %s does not have", (method) => {
   for (const level of [-1, 1.5, Number.NaN, PACKET_COMPRESSION_LEVELS[method].highest + 1]) {
     expect(() => createPacketCompressor(method, level)).toThrow(UsageError);
+  }
+});
+
+test("where there is no libzstd, it is said what to do", async () => {
+  vi.resetModules();
+  // Another system has the library under another name, which is not found here.
+  vi.spyOn(process, "platform", "get").mockReturnValue(process.platform === "darwin" ? "linux" : "darwin");
+  const fresh = await import("../../../../src/engine/multifd/compression/libzstd-packets.js");
+  vi.restoreAllMocks();
+  for (const create of [() => fresh.createLibzstdCompressor(1), () => fresh.createLibzstdDecompressor()]) {
+    expect(create).toThrow(/use Node 22.15 or newer, or install/);
+    expect(create).toThrow(expect.objectContaining({ name: "MachineError", code: "not-capable" }));
   }
 });
 
