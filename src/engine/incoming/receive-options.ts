@@ -1,8 +1,7 @@
 import type { ByteSink } from "../../channels/index.js";
 import type { Configuration, RamBlockEntry } from "../../wire/index.js";
 import type { Clock } from "../clock.js";
-import type { MultifdChannel } from "../multifd/connections.js";
-import type { MultifdSyncMode } from "../multifd/sync-mode.js";
+import type { MultifdReceiving } from "../multifd/start-channels.js";
 import type { ProgressListener } from "../progress.js";
 
 /** How to receive. */
@@ -23,17 +22,6 @@ export interface ReceiveOptions {
   readonly clock?: Clock;
   /** The source's other connections, of a multifd migration. They are closed by whoever opened them. */
   readonly multifd?: MultifdReceiving;
-}
-
-/** A multifd migration's channels. */
-export interface MultifdReceiving {
-  readonly channels: readonly MultifdChannel[];
-  /** What the channels said of their machine: 16 bytes. One that is in the stream must be the same. */
-  readonly uuid?: Uint8Array;
-  /** How the source syncs them; without it the machine type says so. */
-  readonly syncMode?: MultifdSyncMode;
-  /** The same for machine types that do not say it. Without either, the channels' first packets show it. */
-  readonly otherwiseSyncMode?: MultifdSyncMode;
 }
 
 /** What was received. */

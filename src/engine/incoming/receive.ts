@@ -17,8 +17,6 @@ import {
   decodeStreamTail,
   DEFAULT_TARGET_PAGE_SIZE,
   encodeCommand,
-  encodePong,
-  encodeShut,
   HTAB_SECTION_NAME,
   type HtabReached,
   Limits,
@@ -26,7 +24,6 @@ import {
   RAM_SECTION,
   type RamBlockEntry,
   RamRecordDecoder,
-  type RamRecordSink,
   SECTION_FOOTER_BYTES,
   searchSectionFooter,
   skipHtabPart,
@@ -37,15 +34,14 @@ import {
 import { systemClock } from "../clock.js";
 import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
 import type { MigrationTarget, RamSectionType } from "../migration-target.js";
-import { MainChannelSync } from "../multifd/main-channel-sync.js";
-import { MultifdReceiver } from "../multifd/multifd-receiver.js";
-import { multifdSyncModeOf } from "../multifd/sync-mode.js";
+import { checkUuid, type StartedChannels, startChannels } from "../multifd/start-channels.js";
 import { ProgressMeter } from "../progress.js";
 import { checkRamVersion } from "../ram-section.js";
 import { StreamInput } from "../stream-input.js";
 import { PageIndex } from "./page-index.js";
 import type { ReceiveOptions, ReceiveResult } from "./receive-options.js";
 import { readTail } from "./read-tail.js";
+import { sendPong, sendShut } from "./return-path-answers.js";
 import { type StreamHead, StreamFacts } from "./stream-facts.js";
 import { checkPages, findTargetPageSize } from "./target-page-size.js";
 
@@ -111,7 +107,7 @@ class IncomingMigration {
   #begun = 0;
   #returnPath: ByteSink | undefined;
   #postcopyPageSizes = 0;
-  #channels: { readonly receiver: MultifdReceiver; readonly sync: MainChannelSync } | undefined;
+  #channels: StartedChannels | undefined;
 
   constructor(source: ByteSource, target: MigrationTarget, options: ReceiveOptions) {
     this.#source = source;
@@ -167,27 +163,12 @@ class IncomingMigration {
     const input = this.#input;
     await input.parse(decodeFileHeader);
     this.#configuration = await this.#readConfiguration();
-    this.#checkUuid();
+    checkUuid(this.#options.multifd, this.#configuration);
     this.#target.configuration(this.#configuration);
     while (this.#ram === undefined || !(await this.#atLaterPart())) {
       if (this.#ramEnded) return;
       await this.#readSection();
     }
-  }
-
-  #checkUuid(): void {
-    const ofChannels = this.#options.multifd?.uuid;
-    const ofStream = this.#configuration?.uuid;
-    if (ofChannels === undefined || ofStream === undefined || Buffer.compare(ofChannels, ofStream) === 0)
-      return;
-    throw new FormatError(
-      "inconsistent",
-      "The multifd channels are of another machine than the main channel",
-      {
-        expected: `uuid ${Buffer.from(ofStream).toString("hex")}`,
-        actual: Buffer.from(ofChannels).toString("hex"),
-      },
-    );
   }
 
   async #atLaterPart(): Promise<boolean> {
@@ -289,24 +270,16 @@ class IncomingMigration {
     this.#ram = { header, blocks: list.blocks };
     const sink = this.#target.ramStart(header, list.blocks, pageSize, offset);
     this.#decoder = new RamRecordDecoder(list.blocks, pageSize, sink);
-    this.#startChannels(sink, pageSize);
+    this.#channels =
+      this.#options.multifd &&
+      startChannels(this.#options.multifd, this.#configuration, {
+        blocks: list.blocks,
+        pageSize,
+        sink,
+        onFailure: () => void this.#source.close(),
+        onPacket: () => this.#reportProgress(),
+      });
     await this.#readRamRecords(SectionType.START);
-  }
-
-  #startChannels(sink: RamRecordSink, pageSize: number): void {
-    const { multifd } = this.#options;
-    const blocks = this.#ram?.blocks;
-    if (multifd === undefined || blocks === undefined) return;
-    const receiver = new MultifdReceiver(multifd.channels, {
-      blocks,
-      pageSize,
-      sink,
-      onFailure: () => void this.#source.close(),
-      onPacket: () => this.#reportProgress(),
-    });
-    const byMachine = multifdSyncModeOf(this.#configuration?.machine ?? "");
-    const mode = multifd.syncMode ?? byMachine ?? multifd.otherwiseSyncMode;
-    this.#channels = { receiver, sync: new MainChannelSync(receiver, mode) };
   }
 
   /** What the stream or the caller says; else what the first records show. */
@@ -419,9 +392,8 @@ class IncomingMigration {
         this.#returnPath = this.#options.returnPath;
         return;
       case MigrationCommand.PING: {
-        const writer = new ByteWriter();
-        encodePong(writer, new ByteReader(data, offset).u32());
-        await this.#returnPath?.write(writer.finish());
+        const value = new ByteReader(data, offset).u32();
+        if (this.#returnPath !== undefined) await sendPong(this.#returnPath, value);
         return;
       }
       case MigrationCommand.POSTCOPY_ADVISE:
@@ -446,10 +418,4 @@ class IncomingMigration {
         );
     }
   }
-}
-
-async function sendShut(returnPath: ByteSink): Promise<void> {
-  const writer = new ByteWriter();
-  encodeShut(writer, 0);
-  await returnPath.write(writer.finish());
 }
