@@ -161,6 +161,23 @@ describe("RamRecordDecoder", () => {
     expect(sink.seen).toEqual([["page", 0, 0, 7]]);
   });
 
+  test("a multifd flush is behind the records that it follows, and before those behind it", () => {
+    const sink = new Recorder();
+    const zero = (address: number): ByteWriter =>
+      new ByteWriter()
+        .u64(address | RamFlag.ZERO)
+        .idstr("pc.ram")
+        .u8(0);
+    const bytes = zero(0).u64(RamFlag.MULTIFD_FLUSH).raw(zero(PAGE).finish()).finish();
+    const decoder = new RamRecordDecoder(BLOCKS, PAGE, sink);
+    const next = decoder.decode(bytes, 0, bytes.length, 0);
+    expect(decoder.stop).toBe("multifd-flush");
+    expect(sink.seen).toHaveLength(1);
+    expect(decoder.decode(bytes, next, bytes.length, 0)).toBe(bytes.length);
+    expect(decoder.stop).toBe("need-more");
+    expect(sink.seen).toHaveLength(2);
+  });
+
   const wrong: readonly (readonly [string, Uint8Array, string])[] = [
     ["an unknown block", new ByteWriter().u64(RamFlag.ZERO).idstr("vga").u8(0).finish(), "malformed"],
     [
@@ -192,7 +209,6 @@ describe("RamRecordDecoder", () => {
     ["a second block list", new ByteWriter().u64(RamFlag.MEM_SIZE).finish(), "malformed"],
     ["no flag", new ByteWriter().u64(0).finish(), "malformed"],
     ["an RDMA hook", new ByteWriter().u64(RamFlag.HOOK).finish(), "unsupported"],
-    ["a multifd flush", new ByteWriter().u64(RamFlag.MULTIFD_FLUSH).finish(), "unsupported"],
     [
       "another encoding than xbzrle's",
       new ByteWriter().u64(RamFlag.XBZRLE).idstr("pc.ram").u8(2).u16(1).u8(0).finish(),

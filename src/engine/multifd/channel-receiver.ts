@@ -156,7 +156,7 @@ export class ChannelReceiver implements ByteReceiver {
     this.#packet = packet;
     this.#goOn("payload");
     if (packet.payloadBytes === 0) this.#endPacket(packet);
-    else this.#around.onChange();
+    this.#around.onChange();
   }
 
   #takePayload(): void {
@@ -173,13 +173,12 @@ export class ChannelReceiver implements ByteReceiver {
     if (work === undefined) this.#giveBack(slot);
     else this.#around.onWork(work.finally(() => this.#giveBack(slot)));
     this.#endPacket(packet);
+    this.#around.onChange();
   }
 
   #endPacket({ sync }: MultifdPacket): void {
     this.#goOn(sync ? "held" : "head");
-    if (!sync) return;
-    this.#unsynced = false;
-    this.#around.onChange();
+    if (sync) this.#unsynced = false;
   }
 
   #goOn(state: "head" | "payload" | "held"): void {
