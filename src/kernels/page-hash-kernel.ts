@@ -2,14 +2,13 @@ import { assert } from "../errors/index.js";
 import { PAGE_HASH_BYTES, pageHashKeyWords } from "./page-hash-key.js";
 import { PAGE_HASH_WASM } from "./page-hash-wasm.js";
 import type { PageHasher } from "./page-hasher.js";
-import { startKernel, type WasmMemory } from "./web-assembly.js";
+import { startKernel, WASM_PAGE, type WasmMemory } from "./web-assembly.js";
 
 interface PageHashExports {
   readonly memory: WasmMemory;
   hashPages(at: number, end: number, page: number, key: number, out: number): void;
 }
 
-const WASM_PAGE = 65536;
 /** A cache line. */
 const ALIGNMENT = 64;
 

@@ -1,3 +1,6 @@
+/** Bytes of a page of WebAssembly's memories: they grow by whole ones. */
+export const WASM_PAGE = 65536;
+
 /** A memory of WebAssembly, as far as it is used. */
 export interface WasmMemory {
   readonly buffer: ArrayBuffer;
@@ -28,3 +31,6 @@ export function startKernel(bytes: Uint8Array<ArrayBuffer>): unknown {
     throw error;
   }
 }
+
+/** WebAssembly is little-endian everywhere; typed arrays are as the machine is. */
+export const hostIsLittleEndian = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;

@@ -4,6 +4,6 @@
  * @module
  */
 export { PageBitmap, type PageRun } from "./page-bitmap.js";
-export { type PageClass, PageClassifier } from "./page-class.js";
+export { PAGE_CLASSES, type PageClass, PageClassifier } from "./page-class.js";
 export { hashPage } from "./page-hash.js";
 export { isZero } from "./zero.js";

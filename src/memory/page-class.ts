@@ -1,5 +1,8 @@
-/** What a page looks like from its bytes alone. */
-export type PageClass = "zero" | "sparse" | "text" | "data" | "dense";
+/** What a page can look like from its bytes alone. */
+export const PAGE_CLASSES = ["zero", "sparse", "text", "data", "dense"] as const;
+
+/** One of {@link PAGE_CLASSES}. */
+export type PageClass = (typeof PAGE_CLASSES)[number];
 
 /** A page is sparse when at most one byte in this many is not zero. */
 const SPARSE_DIVISOR = 16;
@@ -14,19 +17,27 @@ const DENSE_BITS_SMALL = 6.9;
  * Tells kinds of pages apart: zero; sparse; text; dense, which nothing compresses; and everything else, which is data:
  * code, tables, structures.
  *
- * One for each page size; holds a few tables and nothing of the pages.
+ * One for each page size; holds a few tables and nothing of the pages. It is also the rules of `PageScanner.classify` in
+ * src/kernels/, which gives the same answers.
  */
 export class PageClassifier {
+  /** Bytes that are not zero, at most, in a sparse page. */
+  readonly sparseBytes: number;
+  /** Of the bytes that are not zero, the share that makes a page one of text. */
+  readonly textShare = TEXT_SHARE;
+  /** Entropy in bits a byte from where on a page is dense. */
+  readonly denseBits: number;
+  /** n log2 n. */
+  readonly weights: Float64Array;
   readonly #pageSize: number;
   readonly #counts = new Uint32Array(256);
-  /** n log2 n. */
-  readonly #weights: Float64Array;
-  readonly #denseBits: number;
 
+  /** @param pageSize Bytes. */
   constructor(pageSize: number) {
     this.#pageSize = pageSize;
-    this.#weights = Float64Array.from({ length: pageSize + 1 }, (_, n) => (n === 0 ? 0 : n * Math.log2(n)));
-    this.#denseBits = pageSize < 1024 ? DENSE_BITS_SMALL : DENSE_BITS;
+    this.weights = Float64Array.from({ length: pageSize + 1 }, (_, n) => (n === 0 ? 0 : n * Math.log2(n)));
+    this.sparseBytes = Math.floor(pageSize / SPARSE_DIVISOR);
+    this.denseBits = pageSize < 1024 ? DENSE_BITS_SMALL : DENSE_BITS;
   }
 
   /** Classifies the page that starts at `bytes[at]`. */
@@ -39,16 +50,30 @@ export class PageClassifier {
     }
     const used = this.#pageSize - (counts[0] ?? 0);
     if (used === 0) return "zero";
-    if (used * SPARSE_DIVISOR <= this.#pageSize) return "sparse";
+    if (used <= this.sparseBytes) return "sparse";
     if (countText(counts) >= used * TEXT_SHARE) return "text";
-    return this.#entropyBits(counts) >= this.#denseBits ? "dense" : "data";
+    return this.#entropyBits(counts) >= this.denseBits ? "dense" : "data";
   }
 
-  /** Bits that a byte of the page carries on average. */
+  /** The same, as an index of {@link PAGE_CLASSES}. */
+  classIndex(bytes: Uint8Array, at: number): number {
+    return PAGE_CLASSES.indexOf(this.classify(bytes, at));
+  }
+
+  /** Bits that a byte of the page carries on average. In four sums, as the kernel does: the last bits depend on the order. */
   #entropyBits(counts: Uint32Array): number {
-    let sum = 0;
-    for (let value = 0; value < 256; value++) sum += this.#weights[counts[value] ?? 0] ?? 0;
-    return Math.log2(this.#pageSize) - sum / this.#pageSize;
+    let [first, second, third, fourth] = [0, 0, 0, 0];
+    for (let value = 0; value < 256; value += 4) {
+      first += this.#weightOf(counts[value]);
+      second += this.#weightOf(counts[value + 1]);
+      third += this.#weightOf(counts[value + 2]);
+      fourth += this.#weightOf(counts[value + 3]);
+    }
+    return Math.log2(this.#pageSize) - (first + second + (third + fourth)) / this.#pageSize;
+  }
+
+  #weightOf(count = 0): number {
+    return this.weights[count] ?? 0;
   }
 }
 
