@@ -78,7 +78,8 @@ export class PageScanTwin implements PageScanner {
     const bits = new Uint8Array(Math.ceil(count / 8));
     const words = this.pageSize / 4;
     for (let page = 0; page < count; page++) {
-      if (has(page * words, (page + 1) * words)) bits[page >>> 3] = (bits[page >>> 3] ?? 0) | (1 << (page & 7));
+      if (has(page * words, (page + 1) * words))
+        bits[page >>> 3] = (bits[page >>> 3] ?? 0) | (1 << (page & 7));
     }
     return bits;
   }

@@ -130,8 +130,7 @@ function subtract(target: Halves, value: Halves): void {
 
 function multiply(target: Halves, factor: Halves): void {
   const { low, high } = target;
-  target.high =
-    (highHalf(low, factor.low) + Math.imul(low, factor.high) + Math.imul(high, factor.low)) >>> 0;
+  target.high = (highHalf(low, factor.low) + Math.imul(low, factor.high) + Math.imul(high, factor.low)) >>> 0;
   target.low = Math.imul(low, factor.low) >>> 0;
 }
 

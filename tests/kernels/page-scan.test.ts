@@ -53,10 +53,7 @@ const spots = fc.constantFrom(...PAGE_SIZES).chain((pageSize) =>
       fc.record({
         page: fc.nat(69),
         // Edges as often as anything else.
-        at: fc.oneof(
-          fc.constantFrom(0, 15, 16, 63, pageSize - 64, pageSize - 1),
-          fc.nat(pageSize - 1),
-        ),
+        at: fc.oneof(fc.constantFrom(0, 15, 16, 63, pageSize - 64, pageSize - 1), fc.nat(pageSize - 1)),
         // 0x80 as the last byte of a double is -0.0.
         value: fc.constantFrom(1, 0x80, 0xff),
       }),
@@ -229,6 +226,8 @@ describe.each(BOTH)("%s", (_, create) => {
 });
 
 describe("kernel and twin", () => {
+  const TEXT = [0x09, 0x0a, 0x0d, 0x20, 0x41, 0x61, 0x7e];
+
   test("hash alike, whatever the seed and the pages", () => {
     const arbitrary = fc.record({
       pageSize: fc.constantFrom(...PAGE_SIZES),
@@ -314,8 +313,6 @@ describe("kernel and twin", () => {
     for (const index of other!) answers.add(index);
     expect(answers).toEqual(new Set([3, 4]));
   });
-
-  const TEXT = [0x09, 0x0a, 0x0d, 0x20, 0x41, 0x61, 0x7e];
 });
 
 test("areas begin where O_DIRECT can write to, and are zero", () => {

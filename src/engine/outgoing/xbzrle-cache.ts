@@ -1,6 +1,6 @@
 import { assert, UsageError } from "../../errors/index.js";
 import type { XbzrleCacheStats } from "../../qapi/index.js";
-import { encodeXbzrleAt, type WordReadable, wordReadable } from "../../wire/index.js";
+import { createXbzrlePages, type XbzrlePages } from "./xbzrle-pages.js";
 
 /** What became of a page in {@link XbzrleCache.encode}. */
 export type XbzrleResult =
@@ -13,8 +13,6 @@ export type XbzrleResult =
 const LIFETIME_ROUNDS = 2;
 /** The encoding byte and the length in front of a delta: QEMU counts them as bytes of the delta. */
 const RECORD_BYTES = 3;
-/** What the length in a record can say. */
-const MAX_DELTA_BYTES = 0xffff;
 const SEGMENT_BYTES = 1 << 30;
 /** Pages of a block are numbered from `block * BLOCK_STRIDE` on; numbers stay below 2^53. */
 const BLOCK_STRIDE = 2 ** 40;
@@ -38,15 +36,9 @@ const SAME: XbzrleResult = { kind: "same" };
  * cached meanwhile.
  */
 export class XbzrleCache {
-  /** The delta of the last hit. */
-  readonly encoded: Uint8Array;
   readonly #pageSize: number;
-  readonly #limit: number;
-  /** For pages that do not begin on a word. */
-  readonly #scratch: WordReadable;
   #slots: Slots;
-  /** The buffer that the last page was in, and its words. */
-  #source: WordReadable;
+  #encoded: Uint8Array = new Uint8Array();
   #started = false;
   #round = 0;
   readonly #hit = { kind: "hit" as const, length: 0 };
@@ -62,11 +54,12 @@ export class XbzrleCache {
    */
   constructor(cacheBytes: number, pageSize: number) {
     this.#pageSize = pageSize;
-    this.#limit = Math.min(pageSize, MAX_DELTA_BYTES);
-    this.encoded = new Uint8Array(pageSize);
-    this.#scratch = wordReadable(new Uint8Array(pageSize));
-    this.#source = this.#scratch;
     this.#slots = new Slots(cacheBytes, pageSize);
+  }
+
+  /** The delta of the last hit, from its start on. */
+  get encoded(): Uint8Array {
+    return this.#encoded;
   }
 
   /**
@@ -100,20 +93,21 @@ export class XbzrleCache {
     const slot = this.#slots.slotOf(block, address / this.#pageSize);
     if (this.#slots.owners[slot] !== page) {
       this.#total.misses += 1;
-      if (this.#claim(slot, page)) this.#store(slot, bytes, at);
+      if (this.#claim(slot, page)) this.#slots.pages(slot).store(this.#slots.index(slot), bytes, at);
       return MISS;
     }
     this.#slots.rounds[slot] = this.#round;
     this.#total.pages += 1;
-    const length = this.#delta(slot, bytes, at);
+    const pages = this.#slots.pages(slot);
+    const length = pages.update(this.#slots.index(slot), bytes, at);
     if (length === 0) return SAME;
-    this.#store(slot, bytes, at);
     if (length < 0) {
       this.#total.overflow += 1;
       this.#total.bytes += this.#pageSize;
       return OVERFLOW;
     }
     this.#total.bytes += length + RECORD_BYTES;
+    this.#encoded = pages.delta;
     this.#hit.length = length;
     return this.#hit;
   }
@@ -124,9 +118,7 @@ export class XbzrleCache {
     this.#total.handled += 1;
     const slot = this.#slots.slotOf(block, address / this.#pageSize);
     if (!this.#claim(slot, this.#number(block, address))) return;
-    const { bytes } = this.#slots.segment(slot);
-    const start = this.#slots.offset(slot);
-    bytes.fill(0, start, start + this.#pageSize);
+    this.#slots.pages(slot).clear(this.#slots.index(slot));
   }
 
   /**
@@ -154,23 +146,6 @@ export class XbzrleCache {
     return true;
   }
 
-  #delta(slot: number, bytes: Uint8Array, at: number): number {
-    const old = this.#slots.segment(slot);
-    const oldAt = this.#slots.offset(slot);
-    const pageSize = this.#pageSize;
-    if (((bytes.byteOffset | at) & 3) !== 0) {
-      this.#scratch.bytes.set(bytes.subarray(at, at + pageSize));
-      return encodeXbzrleAt(old, oldAt, this.#scratch, 0, pageSize, this.encoded, 0, this.#limit);
-    }
-    // The words are a view: whatever else the buffer holds by now.
-    if (bytes !== this.#source.bytes) this.#source = wordReadable(bytes);
-    return encodeXbzrleAt(old, oldAt, this.#source, at, pageSize, this.encoded, 0, this.#limit);
-  }
-
-  #store(slot: number, bytes: Uint8Array, at: number): void {
-    this.#slots.segment(slot).bytes.set(bytes.subarray(at, at + this.#pageSize), this.#slots.offset(slot));
-  }
-
   /** The rates of the round that ends (`migration_update_rates`). */
   #beginRound(round: number): void {
     if (round === this.#round) return;
@@ -193,10 +168,9 @@ class Slots {
   readonly owners: Float64Array;
   /** Round of the last use of each slot. */
   readonly rounds: Uint32Array;
-  readonly #pageSize: number;
   readonly #mask: number;
   readonly #perSegment: number;
-  readonly #segments: readonly WordReadable[];
+  readonly #segments: readonly XbzrlePages[];
 
   constructor(cacheBytes: number, pageSize: number) {
     const count = cacheBytes / pageSize;
@@ -206,14 +180,13 @@ class Slots {
       });
     }
     this.cacheBytes = cacheBytes;
-    this.#pageSize = pageSize;
     this.#mask = count - 1;
     this.#perSegment = Math.min(count, SEGMENT_BYTES / pageSize);
     try {
       this.owners = new Float64Array(count).fill(NO_PAGE);
       this.rounds = new Uint32Array(count);
       this.#segments = Array.from({ length: count / this.#perSegment }, () =>
-        wordReadable(new Uint8Array(this.#perSegment * pageSize)),
+        createXbzrlePages(pageSize, this.#perSegment),
       );
     } catch (cause) {
       if (!(cause instanceof RangeError)) throw cause;
@@ -227,14 +200,15 @@ class Slots {
     return ((page + Math.imul(block, BLOCK_SPREAD)) & this.#mask) >>> 0;
   }
 
-  segment(slot: number): WordReadable {
+  /** Those that a slot is one of. */
+  pages(slot: number): XbzrlePages {
     const segment = this.#segments[Math.floor(slot / this.#perSegment)];
     assert(segment !== undefined, `slot ${slot} of the xbzrle cache`);
     return segment;
   }
 
-  /** Where a slot begins in its segment. */
-  offset(slot: number): number {
-    return (slot % this.#perSegment) * this.#pageSize;
+  /** Which of its {@link pages} a slot is. */
+  index(slot: number): number {
+    return slot % this.#perSegment;
   }
 }

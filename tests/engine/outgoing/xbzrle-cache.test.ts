@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
 import { XbzrleCache } from "../../../src/engine/outgoing/xbzrle-cache.js";
+import { createXbzrlePages, PlainXbzrlePages } from "../../../src/engine/outgoing/xbzrle-pages.js";
 import { applyXbzrle } from "../../../src/wire/index.js";
 
 const PAGE = 1024;
@@ -202,5 +203,38 @@ describe("XbzrleCache", () => {
     for (const address of [0, 2 ** 30 - PAGE, 2 ** 30, last]) {
       expect(cache.encode(0, address, page(address / PAGE), 0, 2).kind).toBe("same");
     }
+  });
+});
+
+describe("PlainXbzrlePages", () => {
+  test("does what the kernel does, wherever a page begins", () => {
+    const step = fc.record({
+      page: fc.nat(2),
+      kind: fc.constantFrom("update", "update", "update", "store", "clear"),
+      at: fc.nat(PAGE - 1),
+      length: fc.integer({ min: 1, max: PAGE }),
+      value: fc.nat(2),
+    });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 40 }), fc.nat(3), (steps, shift) => {
+        const buffer = new Uint8Array(2 * PAGE + shift);
+        const stores = [createXbzrlePages(PAGE, 3), new PlainXbzrlePages(PAGE, 3)] as const;
+        expect(stores[0]).not.toBeInstanceOf(PlainXbzrlePages);
+        for (const { page, kind, at, length, value } of steps) {
+          buffer.fill(value, PAGE + at, PAGE + at + length);
+          const [fast, plain] = stores.map((pages) => {
+            if (kind === "clear") pages.clear(page);
+            else if (kind === "store") pages.store(page, buffer, PAGE + shift);
+            else {
+              const deltaLength = pages.update(page, buffer, PAGE + shift);
+              return { deltaLength, delta: pages.delta.slice(0, Math.max(0, deltaLength)) };
+            }
+            return undefined;
+          });
+          expect(fast).toEqual(plain);
+        }
+      }),
+      { numRuns: 200 },
+    );
   });
 });
