@@ -92,6 +92,11 @@ export class PageScanKernel implements PageScanner {
     return kernel && new PageScanKernel(kernel, options);
   }
 
+  area(area: number, count: number): Uint8Array {
+    const [at, end] = this.#range(area, 0, count);
+    return new Uint8Array(this.#kernel.memory.buffer, at, end - at);
+  }
+
   findContent(area: number, count: number): Uint8Array {
     const { content } = this.#resultsOf(area);
     const [at, end] = this.#range(area, 0, count);

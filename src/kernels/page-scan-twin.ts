@@ -24,6 +24,10 @@ export class PageScanTwin implements PageScanner {
     this.#rules = classes;
   }
 
+  area(area: number, count: number): Uint8Array {
+    return this.#areaOf(this.areas, area, 0, count).subarray(0, count * this.pageSize);
+  }
+
   findContent(area: number, count: number): Uint8Array {
     const words = this.#areaOf(this.#words, area, 0, count);
     return this.#bitmap(count, (at, end) => {

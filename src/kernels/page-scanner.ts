@@ -34,6 +34,8 @@ export interface PageScanner {
   readonly pageSize: number;
   /** Where pages are put. Each begins at a multiple of 64 KiB in memory: good for O_DIRECT. Zero at first. */
   readonly areas: readonly Uint8Array[];
+  /** The first `count` pages of an area. */
+  area(area: number, count: number): Uint8Array;
   /** Which of the first `count` pages of an area have a byte that is not zero: bits as `PageBitmap.fromBytes` takes them. */
   findContent(area: number, count: number): Uint8Array;
   /** Which of the first `count` pages differ between the first two areas: bits as those of {@link findContent}. */

@@ -1,4 +1,5 @@
-import { hashPage, isZero, type PageClass, PageClassifier } from "../memory/index.js";
+import type { PageScanner } from "../kernels/index.js";
+import { PAGE_CLASSES, PageClassifier, type PageRun } from "../memory/index.js";
 import {
   assertComparable,
   comparePages,
@@ -9,10 +10,11 @@ import {
   type SnapshotBlock,
   WalkPace,
   type WalkOptions,
+  WindowScanners,
 } from "../snapshot/index.js";
 import { CellGrid } from "./cell-grid.js";
 import { DIFFERENCE_KINDS, type MapKind, type MapKindId, MEMORY_KINDS } from "./kinds.js";
-import { RepeatedPages } from "./repeated-pages.js";
+import { type CountedPage, RepeatedPages } from "./repeated-pages.js";
 
 /** How a map is made. */
 export interface MapOptions extends WalkOptions {
@@ -119,6 +121,7 @@ export async function mapDifference(a: Snapshot, b: Snapshot, options: MapOption
     options.maxCells,
   );
   const blocks: MapBlock[] = [];
+  const scanners = new WindowScanners(2);
   const commonBytes = common.reduce((sum, pair) => sum + pair.commonPages * pair.a.pageSize, 0);
   const pace = new WalkPace("comparing", commonBytes, options);
   for (const pair of common) {
@@ -128,7 +131,7 @@ export async function mapDifference(a: Snapshot, b: Snapshot, options: MapOption
       { snapshot: a, block: pair.a },
       { snapshot: b, block: pair.b },
     ] as const;
-    for await (const runs of comparePages(sides[0], sides[1], pair.commonPages, pace)) {
+    for await (const runs of comparePages(sides[0], sides[1], pair.commonPages, pace, scanners)) {
       for (const { start, end, change } of runs) cells.add(kindOf(change), start, end);
     }
     const longer = pair.a.pageCount > pair.b.pageCount ? "only-in-a" : "only-in-b";
@@ -223,7 +226,7 @@ class PageCounter {
   readonly #grids: readonly (CellGrid | undefined)[];
   readonly #firstCells: readonly number[];
   readonly #repeated: RepeatedPages | undefined;
-  readonly #hash = new Uint32Array(2);
+  readonly #scanners = new WindowScanners(1, (pageSize) => new PageClassifier(pageSize));
 
   constructor(grids: readonly (CellGrid | undefined)[], repeated: RepeatedPages | undefined) {
     this.#grids = grids;
@@ -236,44 +239,62 @@ class PageCounter {
     const grid = this.#grids[block.index];
     if (grid === undefined) return;
     const { pageSize, pageCount } = block;
-    const classifier = new PageClassifier(pageSize);
-    for await (const { start, end, contents } of pageWindows([{ snapshot, block }], pageCount, pace)) {
-      const [bytes] = contents;
-      if (bytes === undefined) continue;
-      for (let page = start; page < end; page++) {
-        const at = (page - start) * pageSize;
-        if (isZero(bytes, at, pageSize)) continue;
-        this.#count(grid, block.index, page, classifier.classify(bytes, at), () => {
-          hashPage(bytes, at, pageSize, this.#hash);
-          return this.#hash;
-        });
+    const scanner = this.#scanners.for(pageSize);
+    const sides = [{ snapshot, block }];
+    for await (const { start, end, contents } of pageWindows(sides, pageCount, pace, scanner.areas)) {
+      if (contents[0] === undefined) continue;
+      const classes = scanner.classify(0, end - start);
+      for (let index = 0; index < classes.length; index++) {
+        if (classes[index] === ZERO) continue;
+        const first = index;
+        while (index < classes.length && classes[index] !== ZERO) index += 1;
+        this.#countRun(grid, block.index, start, scanner, classes, { start: first, end: index });
       }
     }
     grid.fillUp(ZERO);
   }
 
-  #count(grid: CellGrid, block: number, page: number, looks: PageClass, hash: () => Uint32Array): void {
-    const kind = MEMORY_KIND_OF[looks];
-    const cell = (this.#firstCells[block] ?? 0) + Math.floor(page / grid.cellPages);
-    const isRepeated = this.#repeated?.add(hash(), cell, kind, (first) => {
-      const owner = this.#firstCells.findLastIndex((start, index) => {
-        return start <= first.cell && this.#grids[index] !== undefined;
-      });
-      this.#grids[owner]?.move(first.cell - (this.#firstCells[owner] ?? 0), first.kind, REPEATED);
-    });
-    grid.add(isRepeated === true ? REPEATED : kind, page, page + 1);
+  /**
+   * Counts pages with content that follow each other.
+   *
+   * @param windowStart Page at the start of the scanner's area.
+   * @param run Pages in the area.
+   */
+  #countRun(
+    grid: CellGrid,
+    block: number,
+    windowStart: number,
+    scanner: PageScanner,
+    classes: Uint8Array,
+    run: PageRun,
+  ): void {
+    const hashes = this.#repeated && scanner.xxh64(0, run.start, run.end, 0n);
+    for (let index = run.start; index < run.end; index++) {
+      const page = windowStart + index;
+      const kind = classes[index] ?? ZERO;
+      const cell = (this.#firstCells[block] ?? 0) + Math.floor(page / grid.cellPages);
+      const isRepeated = this.#repeated?.add(
+        hashes?.[2 * index] ?? 0,
+        hashes?.[2 * index + 1] ?? 0,
+        cell,
+        kind,
+        this.#moveToRepeated,
+      );
+      grid.add(isRepeated === true ? REPEATED : kind, page, page + 1);
+    }
   }
+
+  readonly #moveToRepeated = (first: CountedPage): void => {
+    const owner = this.#firstCells.findLastIndex((start, index) => {
+      return start <= first.cell && this.#grids[index] !== undefined;
+    });
+    this.#grids[owner]?.move(first.cell - (this.#firstCells[owner] ?? 0), first.kind, REPEATED);
+  };
 }
 
-const MEMORY_KIND_OF: Readonly<Record<PageClass, number>> = {
-  zero: 0,
-  sparse: 1,
-  text: 2,
-  data: 3,
-  dense: 4,
-};
-const ZERO = 0;
-const REPEATED = 5;
+// The first of the kinds are the classes of pages, in their order.
+const ZERO = PAGE_CLASSES.indexOf("zero");
+const REPEATED = PAGE_CLASSES.length;
 
 function kindOf(change: PageChange | "only-in-a" | "only-in-b"): number {
   return DIFFERENCE_KINDS.findIndex(({ id }) => id === change);

@@ -37,13 +37,12 @@ export class RepeatedPages {
   /**
    * Adds a page.
    *
-   * @param hash Its two halves.
+   * @param low Lower half of its hash.
+   * @param high Upper half of it.
    * @param onFirst Called when this is the second page of its content, with where the first one was counted.
    * @returns Whether a page of this content was added before.
    */
-  add(hash: Uint32Array, cell: number, kind: number, onFirst: (page: CountedPage) => void): boolean {
-    const low = hash[0] ?? 0;
-    const high = hash[1] ?? 0;
+  add(low: number, high: number, cell: number, kind: number, onFirst: (page: CountedPage) => void): boolean {
     const mask = this.#slots.length - 1;
     for (let slot = (low ^ Math.imul(high, 0x9e3779b1)) & mask; ; slot = (slot + 1) & mask) {
       const entry = (this.#slots[slot] ?? 0) - 1;

@@ -5,5 +5,4 @@
  */
 export { PageBitmap, type PageRun } from "./page-bitmap.js";
 export { PAGE_CLASSES, type PageClass, PageClassifier } from "./page-class.js";
-export { hashPage } from "./page-hash.js";
 export { isZero } from "./zero.js";

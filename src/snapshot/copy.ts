@@ -6,7 +6,8 @@ import { ReadableFile } from "../channels/file.js";
 import { OutputFile } from "../channels/output-file.js";
 import { type ProgressListener, ProgressMeter } from "../engine/progress.js";
 import { MachineError, throwIfAborted } from "../errors/index.js";
-import { isZero } from "../memory/index.js";
+import { createPageScanner } from "../kernels/index.js";
+import { PageBitmap } from "../memory/index.js";
 import { type ByteRange, dataRanges } from "./data-ranges.js";
 import type { SnapshotLocation } from "./open.js";
 import { verifySnapshot } from "./verify.js";
@@ -77,12 +78,17 @@ export async function copySnapshot(
 
 async function copyData(source: ReadableFile, output: OutputFile, options: CopyOptions): Promise<void> {
   const { sizeBytes } = source;
-  const buffer = new Uint8Array(PIECE_BYTES);
+  const scanner = createPageScanner({ pageSize: BLOCK_BYTES, areaPages: PIECE_BYTES / BLOCK_BYTES });
   for await (const { start, end } of pieces(source, [source], "copying", options)) {
     const length = end - start;
+    const blocks = Math.ceil(length / BLOCK_BYTES);
+    const buffer = scanner.area(0, blocks);
+    // A file may end inside a block.
+    buffer.fill(0, length);
     readWhole(source, buffer.subarray(0, length), start);
-    for (const { start: from, end: to } of nonZeroRuns(buffer, length)) {
-      output.writeAt(buffer, from, to - from, start + from);
+    for (const run of PageBitmap.fromBytes(blocks, scanner.findContent(0, blocks)).runs()) {
+      const from = run.start * BLOCK_BYTES;
+      output.writeAt(buffer, from, Math.min(length, run.end * BLOCK_BYTES) - from, start + from);
     }
   }
   // A file may end in a hole.
@@ -154,18 +160,6 @@ function* mergedRanges(lists: readonly Iterator<ByteRange, void>[]): Generator<B
     reach = Math.max(reach, head.value.end);
     heads[first] = list.next();
   }
-}
-
-/** Runs of blocks that are not all zero, joined. */
-function* nonZeroRuns(bytes: Uint8Array, length: number): Generator<ByteRange, void, undefined> {
-  let start = -1;
-  for (let at = 0; at < length; at += BLOCK_BYTES) {
-    if (isZero(bytes, at, Math.min(BLOCK_BYTES, length - at))) {
-      if (start >= 0) yield { start, end: at };
-      start = -1;
-    } else if (start < 0) start = at;
-  }
-  if (start >= 0) yield { start, end: length };
 }
 
 function readWhole(file: RandomAccessSource, target: Uint8Array, position: number): void {

@@ -1,7 +1,7 @@
-import { Buffer } from "node:buffer";
-
-import { isZero, type PageRun } from "../memory/index.js";
+import type { PageScanner } from "../kernels/index.js";
+import type { PageRun } from "../memory/index.js";
 import { type BlockPages, type PageWindow, pageWindows, type WalkPace } from "./page-windows.js";
+import { WindowScanners } from "./window-scanners.js";
 
 /** What became of a page between two snapshots. `zero` is zero in both, `appeared` was zero and has content now. */
 export type PageChange = "zero" | "equal" | "changed" | "became-zero" | "appeared";
@@ -16,6 +16,7 @@ export interface PageChangeRun extends PageRun {
  * out is not read.
  *
  * @param pageCount Pages that both have; the runs cover them, in order, neighbours joined.
+ * @param scanners Of two areas; for all blocks the same ones.
  * @returns The runs in batches.
  * @throws What `Snapshot.readPages` does; CancelledError.
  */
@@ -24,12 +25,13 @@ export async function* comparePages(
   after: BlockPages,
   pageCount: number,
   pace: WalkPace,
+  scanners = new WindowScanners(2),
 ): AsyncGenerator<readonly PageChangeRun[], void, undefined> {
-  const { pageSize } = before.block;
+  const scanner = scanners.for(before.block.pageSize);
   const joiner = new RunJoiner();
-  for await (const window of pageWindows([before, after], pageCount, pace)) {
+  for await (const window of pageWindows([before, after], pageCount, pace, scanner.areas)) {
     joiner.extendTo(window.start, "zero");
-    compareWindow(window, pageSize, joiner);
+    compareWindow(window, scanner, joiner);
     const runs = joiner.take();
     if (runs.length > 0) yield runs;
   }
@@ -38,31 +40,26 @@ export async function* comparePages(
   if (last.length > 0) yield last;
 }
 
-function compareWindow({ start, end, contents }: PageWindow, pageSize: number, joiner: RunJoiner): void {
+/** @param scanner Its areas hold the window's contents. */
+function compareWindow({ start, end, contents }: PageWindow, scanner: PageScanner, joiner: RunJoiner): void {
   const [before, after] = contents;
   const count = end - start;
-  // One comparison in machine code for what is mostly the case.
-  const allEqual = before !== undefined && after !== undefined && Buffer.compare(before, after) === 0;
+  const contentBefore = before && scanner.findContent(0, count);
+  const contentAfter = after && scanner.findContent(1, count);
+  const changed = before && after && scanner.findChanged(count);
   for (let page = 0; page < count; page++) {
-    const at = page * pageSize;
-    const wasZero = before === undefined || isZero(before, at, pageSize);
-    const isNowZero = allEqual ? wasZero : after === undefined || isZero(after, at, pageSize);
+    const isNowZero = !hasBit(contentAfter, page);
     let change: PageChange;
-    if (wasZero) change = isNowZero ? "zero" : "appeared";
+    if (!hasBit(contentBefore, page)) change = isNowZero ? "zero" : "appeared";
     else if (isNowZero) change = "became-zero";
-    else change = allEqual || isSame(before, after, at, pageSize) ? "equal" : "changed";
+    else change = hasBit(changed, page) ? "changed" : "equal";
     joiner.extendTo(start + page + 1, change);
   }
 }
 
-function isSame(
-  before: Uint8Array | undefined,
-  after: Uint8Array | undefined,
-  at: number,
-  length: number,
-): boolean {
-  if (before === undefined || after === undefined) return false;
-  return Buffer.compare(before.subarray(at, at + length), after.subarray(at, at + length)) === 0;
+/** Whether a page's bit is set; there are none for what has no content at all. */
+function hasBit(bits: Uint8Array | undefined, page: number): boolean {
+  return bits !== undefined && (((bits[page >>> 3] ?? 0) >>> (page & 7)) & 1) === 1;
 }
 
 /** Joins neighbours into runs that follow each other without gaps. */

@@ -4,6 +4,7 @@ import { type DeviceDifference, diffDevices } from "./diff-devices.js";
 import { comparePages, type PageChange, type PageChangeRun } from "./diff-pages.js";
 import { WalkPace, type WalkOptions } from "./page-windows.js";
 import type { Snapshot, SnapshotBlock } from "./snapshot.js";
+import { WindowScanners } from "./window-scanners.js";
 
 /** Pages of a block, or of a guest, by what became of them. */
 export interface PageChanges {
@@ -100,7 +101,8 @@ export async function* diffSnapshots(
     pairs.common.reduce((sum, pair) => sum + pair.commonPages * pair.a.pageSize, 0),
     options,
   );
-  for (const pair of pairs.common) yield* diffBlock(a, b, pair, pace, counter);
+  const scanners = new WindowScanners(2);
+  for (const pair of pairs.common) yield* diffBlock(a, b, pair, pace, scanners, counter);
   for (const block of pairs.onlyInOne) {
     counter.blocksOnlyInOne += 1;
     yield { kind: "block-only", block };
@@ -179,6 +181,7 @@ async function* diffBlock(
   b: Snapshot,
   pair: BlockPair,
   pace: WalkPace,
+  scanners: WindowScanners,
   counter: DiffCounter,
 ): AsyncGenerator<DiffEvent, void, undefined> {
   const { name, pageSize, pageCount: pagesInA } = pair.a;
@@ -188,7 +191,7 @@ async function* diffBlock(
   counter.startBlock();
   const before = { snapshot: a, block: pair.a };
   const after = { snapshot: b, block: pair.b };
-  for await (const runs of comparePages(before, after, pair.commonPages, pace)) {
+  for await (const runs of comparePages(before, after, pair.commonPages, pace, scanners)) {
     counter.add(runs);
     const ranges = joiner.join(runs);
     if (ranges.length > 0) yield { kind: "ranges", ranges };

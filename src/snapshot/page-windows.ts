@@ -4,7 +4,8 @@ import { throwIfAborted } from "../errors/index.js";
 import type { PageRun } from "../memory/index.js";
 import type { Snapshot, SnapshotBlock } from "./snapshot.js";
 
-const WINDOW_BYTES = 1 << 20;
+/** Bytes of the largest {@link PageWindow}. */
+export const WINDOW_BYTES = 1 << 20;
 
 /** How a walk over memory is watched and ended. */
 export interface WalkOptions {
@@ -64,19 +65,21 @@ export class WalkPace {
  * is not read.
  *
  * @param sides Blocks of one page size that have at least `pageCount` pages.
+ * @param buffers Where the pages of each side are read to, {@link WINDOW_BYTES} each; own ones when not given.
  * @throws What `Snapshot.readPages` does; CancelledError.
  */
 export async function* pageWindows(
   sides: readonly BlockPages[],
   pageCount: number,
   pace: WalkPace,
+  buffers?: readonly Uint8Array[],
 ): AsyncGenerator<PageWindow, void, undefined> {
   const pageSize = sides[0]?.block.pageSize ?? WINDOW_BYTES;
   const windowPages = WINDOW_BYTES / pageSize;
-  const cursors = sides.map((pages) => ({
+  const cursors = sides.map((pages, side) => ({
     pages,
     runs: new RunCursor(pages.snapshot.presentRuns(pages.block)),
-    buffer: new Uint8Array(Math.min(WINDOW_BYTES, pageCount * pageSize)),
+    buffer: buffers?.[side] ?? new Uint8Array(Math.min(WINDOW_BYTES, pageCount * pageSize)),
   }));
   const nextPresent = (from: number): number => Math.min(...cursors.map(({ runs }) => runs.next(from)));
   for (let start = nextPresent(0); start < pageCount;) {

@@ -1,14 +1,13 @@
 import type { RandomAccessSource } from "../channels/index.js";
 import { readInFull } from "../engine/read-in-full.js";
 import { FormatError } from "../errors/index.js";
-import { isZero, type PageRun } from "../memory/index.js";
+import { PageBitmap, type PageRun } from "../memory/index.js";
 import { RAM_SECTION } from "../wire/index.js";
 import { dataRanges } from "./data-ranges.js";
 import { PagePresence } from "./page-presence.js";
-import type { WalkPace } from "./page-windows.js";
+import { WINDOW_BYTES, type WalkPace } from "./page-windows.js";
 import type { ProblemList } from "./verify-problems.js";
-
-const WINDOW_BYTES = 1 << 20;
+import { WindowScanners } from "./window-scanners.js";
 
 /** A mapped-ram block whose places are known to be sound. */
 export interface CheckableBlock {
@@ -28,12 +27,12 @@ export interface CheckedPages {
   readonly stale: number;
 }
 
-/** Checks bitmaps and page areas of one file, block after block, with one buffer. */
+/** Checks bitmaps and page areas of one file, block after block, each read into the same memory. */
 export class PageChecker {
   readonly #source: RandomAccessSource;
   readonly #problems: ProblemList;
   readonly #pace: WalkPace;
-  readonly #buffer = new Uint8Array(WINDOW_BYTES);
+  readonly #scanners = new WindowScanners(1);
 
   constructor(source: RandomAccessSource, problems: ProblemList, pace: WalkPace) {
     this.#source = source;
@@ -95,12 +94,14 @@ export class PageChecker {
   ): Promise<void> {
     const { pageSize, pagesOffset } = block;
     const windowPages = WINDOW_BYTES / pageSize;
+    const scanner = this.#scanners.for(pageSize);
     for (let first = presence.nextClear(range.start); first < range.end;) {
       const clear = clearRuns(presence, first, Math.min(range.end, first + windowPages));
       const end = clear.at(-1)?.end ?? first;
-      const window = this.#buffer.subarray(0, (end - first) * pageSize);
-      this.#read(block, window, pagesOffset + first * pageSize);
-      for (const run of clear) findStale(window, run, first, pageSize, stale);
+      const count = end - first;
+      this.#read(block, scanner.area(0, count), pagesOffset + first * pageSize);
+      const content = PageBitmap.fromBytes(count, scanner.findContent(0, count));
+      for (const run of clear) addContent(content, run, first, stale);
       await this.#pace.rest(end * pageSize);
       first = presence.nextClear(end);
     }
@@ -152,10 +153,17 @@ function clearRuns(presence: PagePresence, from: number, to: number): PageRun[] 
   return runs;
 }
 
-/** @param first Page at the window's start. */
-function findStale(window: Uint8Array, run: PageRun, first: number, pageSize: number, stale: Finding): void {
-  if (isZero(window, (run.start - first) * pageSize, (run.end - run.start) * pageSize)) return;
-  for (let page = run.start; page < run.end; page++) {
-    if (!isZero(window, (page - first) * pageSize, pageSize)) stale.add({ start: page, end: page + 1 });
+/**
+ * Adds the pages of a run that have content.
+ *
+ * @param content Of the window's pages.
+ * @param first Page at the window's start.
+ */
+function addContent(content: PageBitmap, run: PageRun, first: number, stale: Finding): void {
+  const end = run.end - first;
+  for (let start = content.nextSet(run.start - first); start < end;) {
+    const stop = Math.min(end, content.nextClear(start));
+    stale.add({ start: first + start, end: first + stop });
+    start = content.nextSet(stop);
   }
 }

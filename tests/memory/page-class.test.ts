@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { describe, expect, test } from "vitest";
 
-import { hashPage, PageClassifier } from "../../src/memory/index.js";
+import { PageClassifier } from "../../src/memory/index.js";
 
 const PAGE = 4096;
 
@@ -31,37 +31,5 @@ describe("PageClassifier", () => {
     for (let turn = 0; turn < 20; turn++) {
       expect(new PageClassifier(size).classify(randomBytes(size), 0)).toBe("dense");
     }
-  });
-});
-
-describe("hashPage", () => {
-  const hash = (page: Uint8Array, at = 0): string => {
-    const target = new Uint32Array(2);
-    hashPage(page, at, PAGE, target);
-    return target.join(" ");
-  };
-
-  test("depends on the content alone", () => {
-    const page = randomBytes(PAGE);
-    const buffer = new Uint8Array(3 * PAGE);
-    buffer.set(page, PAGE);
-    expect(hash(buffer, PAGE)).toBe(hash(Uint8Array.from(page)));
-  });
-
-  test("every single bit counts, and so do pairs of upper bits", () => {
-    const page = new Uint8Array(PAGE);
-    const seen = new Set([hash(page)]);
-    for (let bit = 0; bit < PAGE * 8; bit++) {
-      page[bit >>> 3] = 1 << (bit & 7);
-      seen.add(hash(page));
-      page[bit >>> 3] = 0;
-    }
-    for (let word = 1; word < PAGE / 4; word++) {
-      page[3] = 0x80;
-      page[word * 4 + 3] = 0x80;
-      seen.add(hash(page));
-      page[word * 4 + 3] = 0;
-    }
-    expect(seen.size).toBe(1 + PAGE * 8 + PAGE / 4 - 1);
   });
 });
