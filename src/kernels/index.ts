@@ -6,6 +6,7 @@
  */
 export { createPageHasher } from "./create-page-hasher.js";
 export { createPageScanner } from "./create-page-scanner.js";
+export { hasBit } from "./has-bit.js";
 export { PAGE_HASH_BYTES } from "./page-hash-key.js";
 export type { PageHasher } from "./page-hasher.js";
 export type { PageClassRules, PageScanner, PageScannerOptions } from "./page-scanner.js";

@@ -6,8 +6,7 @@ import { ReadableFile } from "../channels/file.js";
 import { OutputFile } from "../channels/output-file.js";
 import { type ProgressListener, ProgressMeter } from "../engine/progress.js";
 import { MachineError, throwIfAborted } from "../errors/index.js";
-import { createPageScanner } from "../kernels/index.js";
-import { PageBitmap } from "../memory/index.js";
+import { createPageScanner, hasBit } from "../kernels/index.js";
 import { type ByteRange, dataRanges } from "./data-ranges.js";
 import type { SnapshotLocation } from "./open.js";
 import { verifySnapshot } from "./verify.js";
@@ -39,6 +38,7 @@ export interface CopyResult {
 const PIECE_BYTES = 256 << 10;
 /** What a hole is made of: file systems have blocks of this size, or larger ones. */
 const BLOCK_BYTES = 4096;
+const PIECE_BLOCKS = PIECE_BYTES / BLOCK_BYTES;
 
 /**
  * Copies a snapshot file, whatever its container: every byte reads the same, holes stay holes, and blocks of zeros become
@@ -78,17 +78,20 @@ export async function copySnapshot(
 
 async function copyData(source: ReadableFile, output: OutputFile, options: CopyOptions): Promise<void> {
   const { sizeBytes } = source;
-  const scanner = createPageScanner({ pageSize: BLOCK_BYTES, areaPages: PIECE_BYTES / BLOCK_BYTES });
+  const scanner = createPageScanner({ pageSize: BLOCK_BYTES, areaPages: PIECE_BLOCKS });
+  const buffer = scanner.area(0, PIECE_BLOCKS);
   for await (const { start, end } of pieces(source, [source], "copying", options)) {
     const length = end - start;
     const blocks = Math.ceil(length / BLOCK_BYTES);
-    const buffer = scanner.area(0, blocks);
     // A file may end inside a block.
-    buffer.fill(0, length);
+    if (length % BLOCK_BYTES !== 0) buffer.fill(0, length, blocks * BLOCK_BYTES);
     readWhole(source, buffer.subarray(0, length), start);
-    for (const run of PageBitmap.fromBytes(blocks, scanner.findContent(0, blocks)).runs()) {
-      const from = run.start * BLOCK_BYTES;
-      output.writeAt(buffer, from, Math.min(length, run.end * BLOCK_BYTES) - from, start + from);
+    const content = scanner.findContent(0, blocks);
+    for (let block = 0; block < blocks; block++) {
+      if (!hasBit(content, block)) continue;
+      const from = block * BLOCK_BYTES;
+      while (block < blocks && hasBit(content, block)) block += 1;
+      output.writeAt(buffer, from, Math.min(length, block * BLOCK_BYTES) - from, start + from);
     }
   }
   // A file may end in a hole.

@@ -1,4 +1,4 @@
-import type { PageScanner } from "../kernels/index.js";
+import { hasBit, type PageScanner } from "../kernels/index.js";
 import type { PageRun } from "../memory/index.js";
 import { type BlockPages, type PageWindow, pageWindows, type WalkPace } from "./page-windows.js";
 import { WindowScanners } from "./window-scanners.js";
@@ -40,13 +40,17 @@ export async function* comparePages(
   if (last.length > 0) yield last;
 }
 
+/** Bits of pages that are all clear. */
+const NO_PAGES = new Uint8Array();
+
 /** @param scanner Its areas hold the window's contents. */
 function compareWindow({ start, end, contents }: PageWindow, scanner: PageScanner, joiner: RunJoiner): void {
   const [before, after] = contents;
   const count = end - start;
-  const contentBefore = before && scanner.findContent(0, count);
-  const contentAfter = after && scanner.findContent(1, count);
-  const changed = before && after && scanner.findChanged(count);
+  // Areas of what has no content hold what was there before.
+  const contentBefore = before === undefined ? NO_PAGES : scanner.findContent(0, count);
+  const contentAfter = after === undefined ? NO_PAGES : scanner.findContent(1, count);
+  const changed = before === undefined || after === undefined ? NO_PAGES : scanner.findChanged(count);
   for (let page = 0; page < count; page++) {
     const isNowZero = !hasBit(contentAfter, page);
     let change: PageChange;
@@ -55,11 +59,6 @@ function compareWindow({ start, end, contents }: PageWindow, scanner: PageScanne
     else change = hasBit(changed, page) ? "changed" : "equal";
     joiner.extendTo(start + page + 1, change);
   }
-}
-
-/** Whether a page's bit is set; there are none for what has no content at all. */
-function hasBit(bits: Uint8Array | undefined, page: number): boolean {
-  return bits !== undefined && (((bits[page >>> 3] ?? 0) >>> (page & 7)) & 1) === 1;
 }
 
 /** Joins neighbours into runs that follow each other without gaps. */
