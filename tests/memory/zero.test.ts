@@ -16,8 +16,8 @@ describe("isZero", () => {
     );
   });
 
-  test("each single byte of a page counts", () => {
-    const page = new Uint8Array(4096);
+  test.each([0, 1, 2, 3, 4])("each single byte of a page counts, %i bytes into a buffer", (shift) => {
+    const page = new Uint8Array(new ArrayBuffer(4096 + 8), shift, 4096);
     for (let index = 0; index < page.length; index++) {
       page[index] = 0x80;
       expect(isZero(page, 0, page.length)).toBe(false);
