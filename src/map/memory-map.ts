@@ -10,8 +10,8 @@ import {
   type SnapshotBlock,
   WalkPace,
   type WalkOptions,
-  WindowScanners,
 } from "../snapshot/index.js";
+import { WindowScanners } from "../snapshot/window-scanners.js";
 import { CellGrid } from "./cell-grid.js";
 import { DIFFERENCE_KINDS, type MapKind, type MapKindId, MEMORY_KINDS } from "./kinds.js";
 import { type CountedPage, RepeatedPages } from "./repeated-pages.js";

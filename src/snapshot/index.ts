@@ -53,4 +53,3 @@ export type { VerifiedBlock, VerifyResult } from "./verify-result.js";
 export type { CheckedPages } from "./verify-pages.js";
 export type { VerifyProblem, VerifyProblemCode } from "./verify-problems.js";
 export { readLibvirtXml } from "./libvirt-xml.js";
-export { WindowScanners } from "./window-scanners.js";

@@ -5,9 +5,12 @@ import { describe, expect, test } from "vitest";
 
 import { CancelledError, UsageError } from "../../src/errors/index.js";
 import { mapDifference, mapMemory, mapNumbers, type MemoryMap, writeMap } from "../../src/map/index.js";
+import { MEMORY_KINDS } from "../../src/map/kinds.js";
+import { PAGE_CLASSES, PageClassifier } from "../../src/memory/index.js";
 import { openSnapshot } from "../../src/snapshot/index.js";
 import { buildGuest, filled, type GuestSpec, PAGE } from "../snapshot/build-guest.js";
 import { corpusFile, corpusPath, describeWithCorpus } from "../support/corpus.js";
+import { Random } from "../support/random.js";
 import { useWorkDir } from "../support/work-dir.js";
 
 const workDir = useWorkDir();
@@ -22,7 +25,32 @@ async function mapOf(spec: GuestSpec, maxCells?: number): Promise<MemoryMap> {
 const pagesOf = (map: MemoryMap): Record<string, number> =>
   Object.fromEntries(Object.entries(mapNumbers(map).kinds).map(([id, { pages }]) => [id, pages]));
 
+test("the kinds of memory begin with the classes of pages, in their order", () => {
+  expect(MEMORY_KINDS.map(({ id }) => id)).toEqual([...PAGE_CLASSES, "repeated"]);
+});
+
 describe("mapMemory", () => {
+  test("a guest of several windows: what a page is counted as is what it looks like", async () => {
+    const random = new Random(9);
+    const classifier = new PageClassifier(PAGE);
+    const expected = { zero: 0, sparse: 0, text: 0, data: 0, dense: 0, repeated: 0 };
+    const pages = Array.from({ length: 700 }, (_, index) => {
+      const page = new Uint8Array(PAGE);
+      const fill = random.pick([0, 100, 700, 2500, PAGE]);
+      const values = random.pick([3, 100, 256]);
+      for (let at = 0; at < fill; at++) page[at] = 0x20 + random.below(values);
+      // No two alike, and nothing of a page but its end in its last bytes.
+      if (fill > 0) new DataView(page.buffer).setUint16(PAGE - 2, index + 1);
+      const absent = fill === 0 && random.below(2) === 0;
+      expected[absent ? "zero" : classifier.classify(page, 0)] += 1;
+      return absent ? undefined : page;
+    });
+    expect(pagesOf(await mapOf({ blocks: { ram: pages.slice(0, 690), rom: pages.slice(690) } }))).toEqual(
+      expected,
+    );
+    expect(Object.values(expected).filter((count) => count > 10)).toHaveLength(5);
+  });
+
   test("each page is of one kind; repeated ones are found across blocks", async () => {
     const map = await mapOf({
       blocks: {
