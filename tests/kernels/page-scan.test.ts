@@ -297,6 +297,36 @@ describe("kernel and twin", () => {
     expect(new Set(other).size).toBeGreaterThan(1);
   });
 
+  test.each([
+    [400, 339, 3],
+    [400, 340, 2],
+    [256, 0, 1],
+    [257, 0, 3],
+    [0, 0, 0],
+    [1, 0, 1],
+  ])("of %i bytes that are not zero, %i of them text: class %i", (used, texts, expected) => {
+    for (const scanner of pair(
+      { pageSize: PAGE, areaPages: 1, classes: new PageClassifier(PAGE) },
+      ([area]) => area!.fill(0x80, 50, 50 + used).fill(0x7e, 50, 50 + texts),
+    )) {
+      expect([...scanner.classify(0, 1)]).toEqual([expected]);
+    }
+  });
+
+  test("a page with just the least entropy is dense", () => {
+    // All values equally often: 8 bits, with nothing rounded.
+    const { sparseBytes, textShare, weights } = new PageClassifier(PAGE);
+    for (const [denseBits, expected] of [
+      [8, 4],
+      [8 + 1e-12, 3],
+    ] as const) {
+      const classes = { sparseBytes, textShare, weights, denseBits, classIndex: () => 0 };
+      const scanner = kernel({ pageSize: PAGE, areaPages: 1, classes });
+      scanner.areas[0]!.set(Uint8Array.from({ length: PAGE }, (_, index) => index));
+      expect([...scanner.classify(0, 1)]).toEqual([expected]);
+    }
+  });
+
   test("class alike around the least entropy of a dense page", () => {
     const classes = new PageClassifier(PAGE);
     const answers = new Set<number>();

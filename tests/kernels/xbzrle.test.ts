@@ -56,10 +56,11 @@ describe("the xbzrle kernel", () => {
       fc.property(changes, ({ pageSize, edits, seed, limit }) => {
         const kernel = start(pageSize, 3);
         const random = new Random(seed);
-        // Neighbours differ from it: what lies behind a page must not count.
-        for (const neighbour of [0, 2]) {
-          kernel.fresh.fill(0xa0 + neighbour);
-          kernel.store(neighbour);
+        // What lies behind a page must not count, differ or not: there are zeros behind the fresh one.
+        const neighbour = Uint8Array.from({ length: pageSize }, (_, index) => (index % 2 === 0 ? 0xa0 : 0));
+        for (const page of [0, 2]) {
+          kernel.fresh.set(neighbour);
+          kernel.store(page);
         }
         const before = Uint8Array.from({ length: pageSize }, () => random.below(3));
         kernel.fresh.set(before);
@@ -79,8 +80,7 @@ describe("the xbzrle kernel", () => {
         }
         // It is what the receiver has now; its neighbours are as they were.
         expect(update(kernel, 1, after, limit)).toEqual(new Uint8Array());
-        expect(update(kernel, 0, new Uint8Array(pageSize).fill(0xa0), limit)).toEqual(new Uint8Array());
-        expect(update(kernel, 2, new Uint8Array(pageSize).fill(0xa2), limit)).toEqual(new Uint8Array());
+        for (const page of [0, 2]) expect(update(kernel, page, neighbour, limit)).toEqual(new Uint8Array());
       }),
       { numRuns: 600 },
     );
@@ -98,15 +98,44 @@ describe("the xbzrle kernel", () => {
     }
   });
 
-  test("fits exactly, or not at all", () => {
+  test.each([
+    [1, 1],
+    [127, 127],
+    [128, 127],
+    [127, 128],
+    [128, 128],
+    [300, 300],
+  ])("%i bytes that are the same and %i that are not fit exactly, or not at all", (same, changed) => {
     const before = new Uint8Array(1024);
-    const after = before.slice().fill(1, 100, 400).fill(2, 900, 903);
+    const after = before
+      .slice()
+      .fill(1, same, same + changed)
+      .fill(2, 900, 903);
     const { length } = expected(before, after, 1024) as Uint8Array;
-    for (const limit of [length - 2, length - 1, length, length + 1]) {
+    expect(expected(before, after, length - 1)).toBe(-1);
+    for (const limit of [length - 6, length - 1, length, length + 1]) {
       const kernel = start(1024, 1);
       expect(update(kernel, 0, after, limit)).toEqual(expected(before, after, limit));
     }
-    expect(expected(before, after, length - 1)).toBe(-1);
+  });
+
+  test("runs of 16 KiB are refused, those of a byte less are not", () => {
+    for (const run of [0x3fff, 0x4000]) {
+      for (const [from, end] of [
+        [run, run + 1],
+        [0, run],
+        [0x8000, 0x8000 + run],
+      ] as const) {
+        const before = new Uint8Array(65536).fill(1, 0x6000, 0x6001);
+        const after = before.slice().fill(2, from, end).fill(3, 0x6000, 0x6001);
+        const kernel = start(65536, 1);
+        update(kernel, 0, before, 65535);
+        expect(update(kernel, 0, after, 65535)).toEqual(expected(before, after, 65535));
+      }
+    }
+    const long = new Uint8Array(65536).fill(2, 0, 0x4000);
+    expect(update(start(65536, 1), 0, long, 65535)).toBe(-1);
+    expect(update(start(65536, 1), 0, long.fill(0, 0x3fff), 65535)).toHaveLength(3 + 0x3fff);
   });
 
   test("a page that does not fit is kept all the same", () => {
