@@ -107,13 +107,10 @@ describe("the xbzrle kernel", () => {
     [300, 300],
   ])("%i bytes that are the same and %i that are not fit exactly, or not at all", (same, changed) => {
     const before = new Uint8Array(1024);
-    const after = before
-      .slice()
-      .fill(1, same, same + changed)
-      .fill(2, 900, 903);
+    const after = before.slice().fill(1, same, same + changed);
     const { length } = expected(before, after, 1024) as Uint8Array;
     expect(expected(before, after, length - 1)).toBe(-1);
-    for (const limit of [length - 6, length - 1, length, length + 1]) {
+    for (const limit of [0, length - 1, length, length + 1]) {
       const kernel = start(1024, 1);
       expect(update(kernel, 0, after, limit)).toEqual(expected(before, after, limit));
     }
