@@ -4,7 +4,9 @@ import { isatty } from "node:tty";
 
 import { MachineError, UsageError } from "../errors/index.js";
 import type { ByteChannel } from "./byte-stream.js";
-import { type FileAccess, InPlaceFile } from "./in-place-file.js";
+import type { DirectIo } from "./direct-io.js";
+import { InPlaceFile } from "./in-place-file.js";
+import type { FileAccess } from "./positioned-io.js";
 import { SequentialFile } from "./sequential-file.js";
 import { SocketChannel } from "./socket.js";
 import { systemError } from "./system-error.js";
@@ -28,6 +30,8 @@ export interface DescriptorStatus {
   readonly access: FileAccess;
   /** Every write goes to the end of the file, whatever place it names. */
   readonly appends: boolean;
+  /** Opened with O_DIRECT: it takes aligned transfers only. */
+  readonly isDirect: boolean;
 }
 
 /** The bits of the open flags that say what a descriptor is for; Node has no name for them. */
@@ -50,7 +54,11 @@ export function descriptorStatus(fd: number): DescriptorStatus | undefined {
   const flags = Number.parseInt(/^flags:\s*([0-7]+)$/m.exec(text)?.[1] ?? "", 8);
   const access = ACCESS[flags & O_ACCMODE];
   if (!Number.isSafeInteger(position) || Number.isNaN(flags) || access === undefined) return undefined;
-  return { position, access, appends: (flags & fs.constants.O_APPEND) !== 0 };
+  const { O_APPEND, O_DIRECT = 0 } = fs.constants as {
+    readonly O_APPEND: number;
+    readonly O_DIRECT?: number;
+  };
+  return { position, access, appends: (flags & O_APPEND) !== 0, isDirect: (flags & O_DIRECT) !== 0 };
 }
 
 /**
@@ -60,7 +68,12 @@ export function descriptorStatus(fd: number): DescriptorStatus | undefined {
  * @throws MachineError `io` when it is not open or a directory; UsageError for a terminal, and for one that was opened for
  *   the other direction.
  */
-export function openDescriptor(fd: number, name: string, use: DescriptorUse): DescriptorChannel {
+export function openDescriptor(
+  fd: number,
+  name: string,
+  use: DescriptorUse,
+  directIo: DirectIo = "off",
+): DescriptorChannel {
   const stats = descriptorStats(fd, name);
   if (stats.isDirectory()) throw new MachineError("io", `${name} is a directory`, { path: name });
   if (isatty(fd)) {
@@ -87,7 +100,7 @@ export function openDescriptor(fd: number, name: string, use: DescriptorUse): De
   }
   if (stats.isFile() && status !== undefined && !(status.appends && use === "write")) {
     const { access, position: startOffset } = status;
-    const file = new InPlaceFile(name, fd, { startOffset, access, sharesPlace: true });
+    const file = new InPlaceFile(name, fd, { startOffset, access, sharesPlace: true, directIo });
     return { channel: file, bothWays: false, file };
   }
   // Character devices cannot be synced.
@@ -100,10 +113,20 @@ export type DescriptorSets = ReadonlyMap<number, readonly number[]>;
 
 const DESCRIPTOR_SET = "/dev/fdset/";
 
+/** Descriptors that a path stands for. */
+export interface SetDescriptors {
+  /** For everything: not open with O_DIRECT. */
+  readonly fd: number;
+  /** Open with O_DIRECT, for what is large and aligned. Only where it is asked for. */
+  readonly directFd?: number;
+}
+
 /**
- * Finds the descriptor that a path of the form `/dev/fdset/N` stands for: the first of the set that was opened for
- * exactly this use, as QEMU takes it, or else for both. It stays the caller's, who must keep it open meanwhile.
+ * Finds the descriptors that a path of the form `/dev/fdset/N` stands for: the first of the set that was opened for
+ * exactly this use, as QEMU takes it, or else for both. With direct I/O two are needed, which QEMU tells apart by
+ * O_DIRECT: duplicates of one share its flags. They stay the caller's, who must keep them open meanwhile.
  *
+ * @param directIo With `auto`, a set that has no descriptor with O_DIRECT is used without.
  * @returns undefined for every other path.
  * @throws UsageError when there is no such set, or nothing in it fits; MachineError `io` for one that is not open.
  */
@@ -111,7 +134,8 @@ export function descriptorFromSet(
   path: string,
   use: DescriptorUse,
   sets: DescriptorSets | undefined,
-): number | undefined {
+  directIo: DirectIo = "off",
+): SetDescriptors | undefined {
   if (!path.startsWith(DESCRIPTOR_SET)) return undefined;
   const number = path.slice(DESCRIPTOR_SET.length);
   const set = /^\d{1,15}$/.test(number) ? sets?.get(Number(number)) : undefined;
@@ -121,15 +145,38 @@ export function descriptorFromSet(
   const candidates = set.map((fd) => {
     descriptorStats(fd, `${path} (descriptor ${fd})`);
     // Where nothing says what it was opened for, trying tells.
-    return { fd, access: descriptorStatus(fd)?.access ?? use };
+    const { access = use, isDirect = false } = descriptorStatus(fd) ?? {};
+    return { fd, access, isDirect };
   });
-  const fitting =
-    candidates.find(({ access }) => access === use) ?? candidates.find(({ access }) => access === "both");
-  if (fitting !== undefined) return fitting.fd;
-  throw new UsageError(`No descriptor in ${path} is open for ${use === "read" ? "reading" : "writing"}`, {
+  const [verb, flag] = use === "read" ? ["reading", "O_RDONLY"] : ["writing", "O_WRONLY"];
+  const fitting = firstFor(
+    use,
+    candidates.filter(({ isDirect }) => !isDirect),
+  );
+  if (fitting === undefined) {
+    const hint = `add one that was opened with ${flag}`;
+    throw new UsageError(`No descriptor in ${path} is open for ${verb}`, { path, hint });
+  }
+  if (directIo === "off") return { fd: fitting.fd };
+  const direct = firstFor(
+    use,
+    candidates.filter(({ isDirect }) => isDirect),
+  );
+  if (direct !== undefined) return { fd: fitting.fd, directFd: direct.fd };
+  if (directIo === "auto") return { fd: fitting.fd };
+  throw new UsageError(`No descriptor in ${path} is open for ${verb} with O_DIRECT`, {
     path,
-    hint: `add one that was opened with ${use === "read" ? "O_RDONLY" : "O_WRONLY"}`,
+    hint: `add a second one that was opened with ${flag} and O_DIRECT, or turn direct I/O off`,
   });
+}
+
+function firstFor(
+  use: DescriptorUse,
+  candidates: readonly { readonly fd: number; readonly access: FileAccess }[],
+): { readonly fd: number } | undefined {
+  return (
+    candidates.find(({ access }) => access === use) ?? candidates.find(({ access }) => access === "both")
+  );
 }
 
 function descriptorStats(fd: number, name: string): fs.Stats {

@@ -3,9 +3,16 @@ import { resolve } from "node:path";
 
 import { FormatError } from "../errors/index.js";
 import type { OverlappedReader, RandomAccessSource } from "./byte-stream.js";
+import { DirectDescriptor, type DirectIo } from "./direct-io.js";
 import { OverlappedIo } from "./overlapped-io.js";
 import { readAllAt } from "./positioned-io.js";
 import { systemError } from "./system-error.js";
+
+/** How a file is opened for reading. */
+export interface ReadableFileOptions {
+  /** Whether large reads go past the page cache; default `off`. */
+  readonly directIo?: DirectIo;
+}
 
 /** A file opened for reading at any place. */
 export class ReadableFile implements RandomAccessSource, OverlappedReader {
@@ -17,21 +24,24 @@ export class ReadableFile implements RandomAccessSource, OverlappedReader {
   /** Bytes that the file takes on its device: less than its size when it is sparse. */
   readonly allocatedBytes: number;
   readonly #overlapped: OverlappedIo;
+  readonly #direct: DirectDescriptor | undefined;
   #open = true;
 
-  private constructor(path: string, fd: number, stats: fs.Stats) {
+  private constructor(path: string, fd: number, stats: fs.Stats, directIo: DirectIo) {
     this.path = path;
     this.absolutePath = resolve(path);
     this.fd = fd;
     this.sizeBytes = stats.size;
     this.allocatedBytes = stats.blocks * 512;
     this.#overlapped = new OverlappedIo(fd, path);
+    this.#direct = DirectDescriptor.reopen({ fd, overlapped: this.#overlapped }, path, "read", directIo);
   }
 
   /**
-   * @throws MachineError `io` when the file cannot be opened; FormatError `unsupported` when it is no regular file.
+   * @throws MachineError `io` when the file cannot be opened; FormatError `unsupported` when it is no regular file;
+   *   MachineError `not-capable` when direct I/O is required and the file system does not have it.
    */
-  static open(path: string): ReadableFile {
+  static open(path: string, { directIo = "off" }: ReadableFileOptions = {}): ReadableFile {
     let fd: number;
     try {
       // Not blocking: opening a FIFO by mistake must not hang.
@@ -39,24 +49,34 @@ export class ReadableFile implements RandomAccessSource, OverlappedReader {
     } catch (cause) {
       throw systemError("Opening", path, cause);
     }
-    const stats = fs.fstatSync(fd);
-    if (stats.isFile()) return new ReadableFile(path, fd, stats);
-    fs.closeSync(fd);
-    const what = stats.isDirectory() ? "a directory" : "no regular file";
-    throw new FormatError("unsupported", `${path} is ${what}`, { path, hint: "name a snapshot file" });
+    try {
+      return new ReadableFile(path, fd, statsOfFile(path, fd), directIo);
+    } catch (error) {
+      fs.closeSync(fd);
+      throw error;
+    }
   }
 
   readAt(target: Uint8Array, position: number): number {
-    return readAllAt(this.fd, this.path, target, position);
+    return this.#direct?.readAt(target, position) ?? readAllAt(this.fd, this.path, target, position);
   }
 
   startRead(target: Uint8Array, position: number): Promise<number> {
-    return this.#overlapped.read(target, position);
+    return this.#direct?.startRead(target, position) ?? this.#overlapped.read(target, position);
   }
 
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    this.#overlapped.whenIdle(() => fs.closeSync(this.fd));
+    const close = (): void => this.#overlapped.whenIdle(() => fs.closeSync(this.fd));
+    if (this.#direct === undefined) close();
+    else this.#direct.whenIdle(close);
   }
+}
+
+function statsOfFile(path: string, fd: number): fs.Stats {
+  const stats = fs.fstatSync(fd);
+  if (stats.isFile()) return stats;
+  const what = stats.isDirectory() ? "a directory" : "no regular file";
+  throw new FormatError("unsupported", `${path} is ${what}`, { path, hint: "name a snapshot file" });
 }

@@ -2,8 +2,9 @@ import fs from "node:fs";
 
 import { MachineError } from "../errors/index.js";
 import type { ByteChannel, IncomingFile, OutgoingFile } from "./byte-stream.js";
+import { DirectDescriptor, type DirectIo } from "./direct-io.js";
 import { OverlappedIo } from "./overlapped-io.js";
-import { readAllAt, writeAllAt, zeroRangeAt } from "./positioned-io.js";
+import { type FileAccess, readAllAt, writeAllAt, zeroRangeAt } from "./positioned-io.js";
 import { SequentialFile } from "./sequential-file.js";
 import { systemError } from "./system-error.js";
 
@@ -22,10 +23,11 @@ export interface InPlaceFileOptions {
   readonly sharesPlace?: boolean;
   /** The file was cut off at the start: closed before it was synced, it is cut off there again. */
   readonly emptied?: boolean;
+  /** Whether large reads and writes at places go past the page cache; default `off`. */
+  readonly directIo?: DirectIo;
+  /** A descriptor of the same file that is open with O_DIRECT and belongs to somebody else: it is used instead of a new one. */
+  readonly directFd?: number;
 }
-
-/** What a descriptor was opened for. */
-export type FileAccess = "read" | "write" | "both";
 
 /**
  * A regular file that somebody else chose and may have made: it is read or written where it is, both from front to back
@@ -42,13 +44,17 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
   readonly #emptied: boolean;
   readonly #stream: SequentialFile;
   readonly #overlapped: OverlappedIo;
+  readonly #direct: DirectDescriptor | undefined;
   #open = true;
   #writes = 0;
   #whole = false;
   #unwanted = false;
   #closing: Promise<void> | undefined;
 
-  /** @param path What the file is called in errors. */
+  /**
+   * @param path What the file is called in errors.
+   * @throws MachineError `not-capable` when direct I/O is required and the file system does not have it.
+   */
   constructor(path: string, fd: number, options: InPlaceFileOptions) {
     this.#path = path;
     this.#fd = fd;
@@ -59,6 +65,11 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
       keepOpen: options.keepOpen === true,
     });
     this.#overlapped = new OverlappedIo(fd, path);
+    const buffered = { fd, overlapped: this.#overlapped };
+    this.#direct =
+      options.directFd === undefined
+        ? DirectDescriptor.reopen(buffered, path, options.access, options.directIo ?? "off")
+        : new DirectDescriptor(options.directFd, path, buffered, true);
   }
 
   get sizeBytes(): number {
@@ -70,12 +81,13 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
   }
 
   readAt(target: Uint8Array, position: number): number {
-    return readAllAt(this.#readableFd(), this.#path, target, position);
+    const fd = this.#readableFd();
+    return this.#direct?.readAt(target, position) ?? readAllAt(fd, this.#path, target, position);
   }
 
   async startRead(target: Uint8Array, position: number): Promise<number> {
     this.#readableFd();
-    return this.#overlapped.read(target, position);
+    return this.#direct?.startRead(target, position) ?? this.#overlapped.read(target, position);
   }
 
   write(bytes: Uint8Array): Promise<void> {
@@ -85,13 +97,15 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
 
   writeAt(bytes: Uint8Array, at: number, length: number, position: number): void {
     this.#changes();
-    writeAllAt(this.#openFd(), this.#path, bytes, at, length, position);
+    const fd = this.#openFd();
+    if (this.#direct === undefined) writeAllAt(fd, this.#path, bytes, at, length, position);
+    else this.#direct.writeAt(bytes.subarray(at, at + length), position);
   }
 
   async startWrite(bytes: Uint8Array, position: number): Promise<void> {
     this.#openFd();
     this.#changes();
-    await this.#overlapped.write(bytes, position);
+    await (this.#direct?.startWrite(bytes, position) ?? this.#overlapped.write(bytes, position));
   }
 
   zeroAt(position: number, length: number): void {
@@ -133,6 +147,8 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
     this.#open = false;
     // A write that runs in another thread would make the file long again.
     await this.#stream.stop();
+    const direct = this.#direct;
+    if (direct !== undefined) await new Promise<void>((resolve) => direct.whenIdle(resolve));
     await new Promise<void>((resolve) => this.#overlapped.whenIdle(resolve));
     try {
       if (this.#unwanted || (this.#emptied && !this.#whole)) truncate(this.#fd, this.#path, this.startOffset);

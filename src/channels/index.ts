@@ -7,8 +7,9 @@ export type * from "./byte-stream.js";
 export { type Compression, openCompressed } from "./decompress.js";
 export { type ByteReceiver, deliver, type Delivery } from "./delivery.js";
 export type { DescriptorSets } from "./descriptor.js";
-export { ReadableFile } from "./file.js";
 export { acceptConnections } from "./incoming-socket.js";
+export type { DirectIo } from "./direct-io.js";
+export { ReadableFile, type ReadableFileOptions } from "./file.js";
 export {
   type IncomingChannel,
   type OpenChannelOptions,

@@ -3,6 +3,7 @@ import type { ByteChannel, ByteSink, ByteSource, IncomingFile, OutgoingFile } fr
 import { CommandSink, CommandSource } from "./command.js";
 import { type DescriptorSets, openDescriptor } from "./descriptor.js";
 import { acceptSource } from "./incoming-socket.js";
+import type { DirectIo } from "./direct-io.js";
 import { openFileForReading, openFileForWriting } from "./open-file.js";
 import { connectSocket } from "./socket.js";
 import { formatMigrationUri, type MigrationUri } from "./uri.js";
@@ -32,6 +33,8 @@ export interface OutgoingChannel {
 /** What both ways of opening take. */
 export interface OpenChannelOptions {
   readonly signal?: AbortSignal;
+  /** Whether large reads and writes at places of a file go past the page cache; default `off`. */
+  readonly directIo?: DirectIo;
   /** What `file:/dev/fdset/N` stands for: descriptors by the number of their set. They stay the caller's. */
   readonly descriptorSets?: DescriptorSets;
 }
@@ -54,12 +57,12 @@ export async function openIncoming(
       return bothWays ? { source: channel, returnPath: channel } : { source: channel };
     }
     case "fd": {
-      const { channel, bothWays, file } = openDescriptor(uri.fd, `fd:${uri.fd}`, "read");
+      const { channel, bothWays, file } = openDescriptor(uri.fd, `fd:${uri.fd}`, "read", options.directIo);
       if (bothWays) return { source: channel, returnPath: channel };
       return file === undefined ? { source: channel } : { source: channel, file };
     }
     case "file":
-      return openFileForReading(uri.path, uri.offset, options.descriptorSets);
+      return openFileForReading(uri.path, uri.offset, options);
     case "exec":
       return { source: await CommandSource.start(uri.args) };
     case "unix":
@@ -83,12 +86,12 @@ export async function openOutgoing(
       // Whatever it is, nobody answers there.
       return { sink: openDescriptor(1, "standard output", "write").channel };
     case "fd": {
-      const { channel, bothWays, file } = openDescriptor(uri.fd, `fd:${uri.fd}`, "write");
+      const { channel, bothWays, file } = openDescriptor(uri.fd, `fd:${uri.fd}`, "write", options.directIo);
       if (bothWays) return { sink: channel, returnPath: channel };
       return file === undefined ? { sink: channel } : { sink: channel, file };
     }
     case "file": {
-      const { file, seekable } = openFileForWriting(uri.path, uri.offset, options.descriptorSets);
+      const { file, seekable } = openFileForWriting(uri.path, uri.offset, options);
       return seekable ? { sink: file, file } : { sink: file };
     }
     case "exec":

@@ -6,6 +6,7 @@ import process from "node:process";
 
 import { assert, CancelledError, throwIfAborted, UsageError } from "../errors/index.js";
 import type { OverlappedReader, OverlappedWriter, RandomAccessSource } from "./byte-stream.js";
+import { DirectDescriptor, type DirectIo } from "./direct-io.js";
 import { OverlappedIo } from "./overlapped-io.js";
 import { readAllAt, syncDescriptor, writeAllAt, zeroRangeAt } from "./positioned-io.js";
 import { nextDataRange } from "./sparse-file.js";
@@ -15,6 +16,8 @@ import { errnoCode, systemError } from "./system-error.js";
 export interface OutputFileOptions {
   /** Whether an existing file of that name may be replaced. */
   readonly replace?: boolean;
+  /** Whether large reads and writes go past the page cache; default `off`. */
+  readonly directIo?: DirectIo;
 }
 
 /** What `link` fails with where there are no hard links, or where this user may make none to that file. */
@@ -33,6 +36,7 @@ export class OutputFile implements RandomAccessSource, OverlappedReader, Overlap
   readonly #replace: boolean;
   #fd: number | undefined;
   #overlapped: OverlappedIo | undefined;
+  #direct: DirectDescriptor | undefined;
   #state: "open" | "published" | "settled" | "discarded" = "open";
   /** Where the replaced file is, from {@link publish} until it is known that it is not wanted any more. */
   #asidePath: string | undefined;
@@ -46,11 +50,19 @@ export class OutputFile implements RandomAccessSource, OverlappedReader, Overlap
   /**
    * Creates the temporary file, readable by its owner alone: it becomes a guest's memory.
    *
-   * @throws UsageError when the path exists and may not be replaced; MachineError `io`.
+   * @throws UsageError when the path exists and may not be replaced; MachineError `io`, and `not-capable` when direct I/O is
+   *   required and the file system does not have it.
    */
   static create(finalPath: string, options: OutputFileOptions = {}): OutputFile {
     const output = OutputFile.reserve(finalPath, options);
     output.#open("wx+");
+    try {
+      const buffered = { fd: output.fd, overlapped: output.#overlap() };
+      output.#direct = DirectDescriptor.reopen(buffered, finalPath, "both", options.directIo ?? "off");
+    } catch (error) {
+      output.discard();
+      throw error;
+    }
     return output;
   }
 
@@ -117,15 +129,16 @@ export class OutputFile implements RandomAccessSource, OverlappedReader, Overlap
 
   /** Writes `bytes[at .. at+length)` at `position`, all of it. */
   writeAt(bytes: Uint8Array, at: number, length: number, position: number): void {
-    writeAllAt(this.fd, this.path, bytes, at, length, position);
+    if (this.#direct === undefined) writeAllAt(this.fd, this.path, bytes, at, length, position);
+    else this.#direct.writeAt(bytes.subarray(at, at + length), position);
   }
 
   startWrite(bytes: Uint8Array, position: number): Promise<void> {
-    return this.#overlap().write(bytes, position);
+    return this.#direct?.startWrite(bytes, position) ?? this.#overlap().write(bytes, position);
   }
 
   startRead(target: Uint8Array, position: number): Promise<number> {
-    return this.#overlap().read(target, position);
+    return this.#direct?.startRead(target, position) ?? this.#overlap().read(target, position);
   }
 
   /** Gives the file this length; what is new is a hole. */
@@ -138,7 +151,7 @@ export class OutputFile implements RandomAccessSource, OverlappedReader, Overlap
   }
 
   readAt(target: Uint8Array, position: number): number {
-    return readAllAt(this.fd, this.path, target, position);
+    return this.#direct?.readAt(target, position) ?? readAllAt(this.fd, this.path, target, position);
   }
 
   /** The first range at or after `offset` that holds data, cut at `end`; undefined when only a hole is left. */
@@ -292,8 +305,13 @@ export class OutputFile implements RandomAccessSource, OverlappedReader, Overlap
     const fd = this.#fd;
     if (fd === undefined) return;
     this.#fd = undefined;
-    if (this.#overlapped === undefined) fs.closeSync(fd);
-    else this.#overlapped.whenIdle(() => fs.closeSync(fd));
+    const overlapped = this.#overlapped;
+    const close = (): void => {
+      if (overlapped === undefined) fs.closeSync(fd);
+      else overlapped.whenIdle(() => fs.closeSync(fd));
+    };
+    if (this.#direct === undefined) close();
+    else this.#direct.whenIdle(close);
   }
 }
 

@@ -11,19 +11,25 @@ import { systemError } from "./system-error.js";
 export class OverlappedIo {
   readonly #fd: number;
   readonly #path: string;
+  readonly #readsOnce: boolean;
   #pending = 0;
   #closed: (() => void) | undefined;
 
-  /** @param path What the file is called in errors. */
-  constructor(fd: number, path: string) {
+  /**
+   * @param path What the file is called in errors.
+   * @param options.readsOnce A read ends when the kernel gave less than was asked for: with O_DIRECT, the place behind that
+   *   is not aligned.
+   */
+  constructor(fd: number, path: string, options: { readonly readsOnce?: boolean } = {}) {
     this.#fd = fd;
     this.#path = path;
+    this.#readsOnce = options.readsOnce === true;
   }
 
   /**
    * Reads at `position`; the descriptor's own place stays, and `target` must be left alone meanwhile.
    *
-   * @returns How many bytes were read: fewer than there is room for only at the file's end.
+   * @returns How many bytes were read: fewer than there is room for only at the file's end, or when it reads once.
    * @throws MachineError `io`.
    */
   read(target: Uint8Array, position: number): Promise<number> {
@@ -65,10 +71,11 @@ export class OverlappedIo {
     this.#pending += 1;
     return new Promise((resolve, reject) => {
       let at = 0;
+      const isEnough = verb === "Reading" && this.#readsOnce;
       const step = (error: Error | null, count: number): void => {
         at += error === null ? count : 0;
         // The kernel may do less than it was asked for; none at all is the end of the file.
-        if (error === null && count > 0 && at < bytes.length) {
+        if (error === null && count > 0 && at < bytes.length && !isEnough) {
           transfer(bytes, at, position + at, step);
           return;
         }

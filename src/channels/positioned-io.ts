@@ -3,6 +3,9 @@ import fs from "node:fs";
 import { punchHole } from "./sparse-file.js";
 import { systemError } from "./system-error.js";
 
+/** What a descriptor was opened for. */
+export type FileAccess = "read" | "write" | "both";
+
 /** Zeros are written in pieces of this size where no hole can be made. */
 const ZERO_BYTES = 1 << 20;
 
