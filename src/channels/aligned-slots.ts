@@ -1,4 +1,4 @@
-import { MachineError } from "../errors/index.js";
+import { assert, MachineError } from "../errors/index.js";
 
 /** Bytes of one slot: what is copied before it is written, or after it was read, in one call. */
 export const SLOT_BYTES = 1 << 20;
@@ -31,8 +31,9 @@ export class AlignedSlots {
         this.#free.push(new Uint8Array(buffer, index * SLOT_BYTES, SLOT_BYTES));
       }
     }
-    // Just filled where it was empty.
-    return this.#free.pop() as Uint8Array<ArrayBuffer>;
+    const slot = this.#free.pop();
+    assert(slot !== undefined, "a slot was just made");
+    return slot;
   }
 
   /** Takes a slot back, which nothing may use any more. */

@@ -64,10 +64,10 @@ function watchTransfers(): { direct: number[]; buffered: number[] } {
     (descriptorStatus(fd)?.isDirect === true ? seen.direct : seen.buffered).push(length);
   };
   for (const name of ["readSync", "writeSync", "read", "write"] as const) {
-    const original = fs[name] as (...args: unknown[]) => unknown;
+    const original: (...args: never[]) => unknown = fs[name];
     vi.spyOn(fs, name).mockImplementation(((...args: unknown[]) => {
       note(args[0] as number, args[3] as number);
-      return original(...args);
+      return original(...(args as never[]));
     }) as never);
   }
   return seen;

@@ -6,6 +6,12 @@ import type { PagePacketSink } from "../multifd/page-packet-sink.js";
 import type { PositionedFile } from "./positioned-file.js";
 import { STAGING_BYTES, WriteCombiner } from "./write-combiner.js";
 
+/**
+ * Runs of pages below this are written at once and one after the other: handing one to another thread costs more than
+ * copying it into the page cache does.
+ */
+const LEAST_OVERLAPPED_BYTES = 64 << 10;
+
 /** How pages came to be in a file, counted as QEMU's query-migrate does: each arrival counts. */
 export interface PageCounts {
   /** Pages with content, re-dirtied ones each time. */
@@ -47,6 +53,8 @@ export class PlacedPages implements PagePacketSink {
   #normal = 0;
   #zero = 0;
   #sealed = false;
+  /** Calls of {@link placePages} that run. */
+  #placing = 0;
 
   constructor(blocks: readonly PlacedBlock[], pageSize: number) {
     this.#blocks = blocks;
@@ -79,29 +87,78 @@ export class PlacedPages implements PagePacketSink {
 
   /** Takes pages that follow each other, as {@link page} does each one, and writes them without gathering them first. */
   pages(block: number, address: number, bytes: Uint8Array, at: number, length: number): void {
+    this.#eachRun(block, address, bytes, at, length, (file, position, run) =>
+      file.writeAt(run, 0, run.length, position),
+    );
+  }
+
+  /**
+   * Takes pages that follow each other, as {@link pages} does, and writes them beside this thread. What is known of the
+   * pages changes at once. Until the promise has settled nothing else may come for the same pages, since nothing says which
+   * of two writes ends last, and neither {@link finish} may be called.
+   *
+   * @param bytes Must stay as they are until the promise has settled; then they may be reused.
+   */
+  async placePages(
+    block: number,
+    address: number,
+    bytes: Uint8Array,
+    at: number,
+    length: number,
+  ): Promise<void> {
+    const writes: Promise<void>[] = [];
+    this.#placing += 1;
+    try {
+      this.#eachRun(block, address, bytes, at, length, (file, position, run) => {
+        if (file.startWrite === undefined || run.length < LEAST_OVERLAPPED_BYTES)
+          file.writeAt(run, 0, run.length, position);
+        else writes.push(file.startWrite(run, position));
+      });
+      await Promise.all(writes);
+    } finally {
+      // Whatever one of them failed with: the bytes are used until the last one has ended.
+      await Promise.allSettled(writes);
+      this.#placing -= 1;
+    }
+  }
+
+  /** Notes zero pages, and hands each run of the others on to be written. */
+  #eachRun(
+    block: number,
+    address: number,
+    bytes: Uint8Array,
+    at: number,
+    length: number,
+    write: (file: PositionedFile, position: number, run: Uint8Array) => void,
+  ): void {
     const end = at + length;
     let start = at;
     for (let next = at; next < end; next += this.#pageSize) {
       if (!isZero(bytes, next, this.#pageSize)) continue;
-      this.#writePages(block, address + start - at, bytes, start, next - start);
+      this.#writeRun(block, address + start - at, bytes.subarray(start, next), write);
       this.zeroPage(block, address + next - at);
       start = next + this.#pageSize;
     }
-    this.#writePages(block, address + start - at, bytes, start, end - start);
+    this.#writeRun(block, address + start - at, bytes.subarray(start, end), write);
   }
 
-  #writePages(block: number, address: number, bytes: Uint8Array, at: number, length: number): void {
-    if (length === 0) return;
+  #writeRun(
+    block: number,
+    address: number,
+    run: Uint8Array,
+    write: (file: PositionedFile, position: number, run: Uint8Array) => void,
+  ): void {
+    if (run.length === 0) return;
     const { file, position, present, written } = this.#state(block);
     if (this.#sealed) throw lateWrite(this.#blocks[block]?.name ?? "", address);
     const first = address / this.#pageSize;
-    const count = length / this.#pageSize;
+    const count = run.length / this.#pageSize;
     present.setRange(first, first + count);
     written.setRange(first, first + count);
     this.#normal += count;
     // What came before may lie in the same place.
     this.#combiner.flush();
-    file.writeAt(bytes, at, length, position + address);
+    write(file, position + address, run);
   }
 
   pagePacket(
@@ -178,6 +235,7 @@ export class PlacedPages implements PagePacketSink {
    * on: a page that comes later fails the migration.
    */
   finish(): void {
+    assert(this.#placing === 0, "pages are still being written when their bitmaps are closed");
     this.#combiner.flush();
     this.#sealed = true;
     for (const state of this.#states) {

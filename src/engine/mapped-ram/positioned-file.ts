@@ -4,6 +4,11 @@ import type { OverlappedWriter, RandomAccessSource } from "../../channels/index.
 export interface PositionedFile extends RandomAccessSource, Partial<OverlappedWriter> {
   /** Writes all of `bytes[at .. at+length)` at `position`. */
   writeAt(bytes: Uint8Array, at: number, length: number, position: number): void;
+  /**
+   * Writes all of `bytes` at `position` beside this thread; they must stay as they are meanwhile. Absent where that cannot
+   * be: then one write comes after the other.
+   */
+  startWrite?(bytes: Uint8Array, position: number): Promise<void>;
   /** Makes `length` bytes at `position` read as zero, giving their space back where the file system can. */
   zeroAt(position: number, length: number): void;
 }

@@ -13,7 +13,6 @@ import {
   encodeSectionHeader,
   planMappedRamBlock,
   type RamBlockEntry,
-  type RamRecordSink,
   type SectionHeader,
   SectionType,
   type StreamTail,
@@ -96,7 +95,7 @@ export class MappedRamWriter implements MigrationTarget {
     else this.#append(bytes);
   }
 
-  ramStart(header: SectionHeader, blocks: readonly RamBlockEntry[], pageSize: number): RamRecordSink {
+  ramStart(header: SectionHeader, blocks: readonly RamBlockEntry[], pageSize: number): PlacedPages {
     assert(this.#appendPosition === 0, "a second RAM section");
     this.#ramId = header.id;
     encodeSectionHeader(this.#scratch, SectionType.START, header);
