@@ -1,10 +1,11 @@
-import type { RandomAccessSource } from "../../channels/index.js";
+import type { OverlappedReader, RandomAccessSource } from "../../channels/index.js";
 import { FormatError, throwIfAborted } from "../../errors/index.js";
 import type { PageBitmap } from "../../memory/index.js";
 import { RAM_SECTION } from "../../wire/index.js";
 import { splitGlobalState } from "../global-state.js";
 import { eachPiece, eventLoopTurns, type MigrationHost } from "../host.js";
 import { readPageBitmap } from "../mapped-ram/bitmaps.js";
+import { checkChannels } from "../mapped-ram/channels.js";
 import { type MappedRamFile, openMappedRam } from "../mapped-ram/open.js";
 import { readMappedRamTail } from "../mapped-ram/tail.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
@@ -18,11 +19,17 @@ import {
   matchBlocks,
 } from "./host-checks.js";
 import { devicesOf } from "./host-target.js";
+import { type BlockSource, type OverlappedFile, OverlappedLoad } from "./overlapped-load.js";
 
 /** Options of {@link loadHost}. */
 export interface LoadHostOptions {
   /** Where the stream starts in the file; default 0. */
   readonly streamOffset?: number;
+  /**
+   * How many reads are in flight at a time, each in a thread of Node's pool (of which there are four unless
+   * UV_THREADPOOL_SIZE says otherwise): 1 to 255. Without it, or where the file cannot be read so, this thread reads.
+   */
+  readonly channels?: number;
   /** Default: nothing is shared. */
   readonly rules?: IncomingRules;
   readonly signal?: AbortSignal;
@@ -49,6 +56,7 @@ interface BlockLoad {
   readonly present: PageBitmap;
 }
 
+const ENDS_INSIDE = "The file ends inside a page";
 /** Largest read; also what is read between two turns of the event loop. */
 const SLICE_BYTES = 4 << 20;
 
@@ -56,15 +64,17 @@ const SLICE_BYTES = 4 << 20;
  * Restores an embedded machine from a mapped-ram file. The machine, the blocks, the bitmaps and the devices are checked
  * first: until they all fit, nothing of the host is changed. It is left stopped, as it was when it was saved.
  *
- * @throws FormatError when the file is damaged or is not of such a machine; UsageError when the guest runs;
+ * @throws FormatError when the file is damaged or is not of such a machine; UsageError when the guest runs, or
+ *   for a number of channels that cannot be;
  *   CancelledError. What fails once memory is being replaced leaves a host that is good for nothing but another load.
  */
 export async function loadHost(
   host: MigrationHost,
-  file: RandomAccessSource,
+  file: RandomAccessSource & Partial<OverlappedReader>,
   options: LoadHostOptions = {},
 ): Promise<LoadHostResult> {
   throwIfAborted(options.signal);
+  if (options.channels !== undefined) checkChannels(options.channels);
   checkStopped(host);
   const startMs = performance.now();
   const skeleton = openMappedRam(file, options.streamOffset ?? 0);
@@ -125,46 +135,86 @@ function planBlocks(
   });
 }
 
-/** Fills the blocks; returns the bytes read from the file. */
+/** Fills the blocks; returns the bytes of pages that have content. */
 async function loadMemory(
   host: MigrationHost,
-  file: RandomAccessSource,
+  file: RandomAccessSource & Partial<OverlappedReader>,
   loads: readonly BlockLoad[],
-  { signal, onProgress }: LoadHostOptions,
+  { signal, onProgress, channels }: LoadHostOptions,
 ): Promise<number> {
   const { pageSize } = host;
   const meter = new ProgressMeter(onProgress);
   const breathe = eventLoopTurns(signal);
   const totalBytes = loads.reduce((sum, { present }) => sum + present.count() * pageSize, 0);
   let readBytes = 0;
+  const afterSlice = async (bytes: number): Promise<void> => {
+    readBytes += bytes;
+    meter.update(readBytes, () => ({
+      phase: "restoring",
+      totalBytes,
+      remainingBytes: Math.max(0, totalBytes - readBytes),
+    }));
+    await breathe();
+  };
+  if (channels !== undefined && isOverlapped(file)) {
+    const overlapped = new OverlappedLoad(file, channels, afterSlice);
+    for (const load of loads) await overlapped.fill(blockSource(host, load));
+    await overlapped.settle();
+  } else await loadInThisThread(host, file, loads, afterSlice);
+  return totalBytes;
+}
+
+function isOverlapped(file: RandomAccessSource & Partial<OverlappedReader>): file is OverlappedFile {
+  return file.startRead !== undefined;
+}
+
+function blockSource(host: MigrationHost, load: BlockLoad): BlockSource {
+  return {
+    pagesOffset: load.pagesOffset,
+    pageSize: host.pageSize,
+    present: load.present,
+    segments: () => memoryOf(host, load),
+    failAtEnd(offset) {
+      throw new FormatError("truncated", ENDS_INSIDE, {
+        offset,
+        section: RAM_SECTION.name,
+        block: load.name,
+      });
+    },
+  };
+}
+
+function memoryOf(host: MigrationHost, load: BlockLoad): readonly Uint8Array[] {
+  return host.ramBlocks()[load.index]?.segments ?? [];
+}
+
+async function loadInThisThread(
+  host: MigrationHost,
+  file: RandomAccessSource,
+  loads: readonly BlockLoad[],
+  afterSlice: (bytes: number) => Promise<void>,
+): Promise<void> {
+  const { pageSize } = host;
   let slice = 0;
   for (const load of loads) {
-    const memory = (): readonly Uint8Array[] => host.ramBlocks()[load.index]?.segments ?? [];
-    clearPages(memory(), load.present.clearRuns(), pageSize);
+    clearPages(memoryOf(host, load), load.present.clearRuns(), pageSize);
     for (const { start, end } of load.present.runs()) {
       for (let at = start * pageSize; at < end * pageSize; at += SLICE_BYTES) {
         const length = Math.min(SLICE_BYTES, end * pageSize - at);
-        eachPiece(memory(), at, length, SLICE_BYTES, (bytes, address) =>
+        eachPiece(memoryOf(host, load), at, length, SLICE_BYTES, (bytes, address) =>
           readPages(file, load, bytes, address),
         );
-        readBytes += length;
         slice += length;
         if (slice < SLICE_BYTES) continue;
+        await afterSlice(slice);
         slice = 0;
-        meter.update(readBytes, () => ({
-          phase: "restoring",
-          totalBytes,
-          remainingBytes: totalBytes - readBytes,
-        }));
-        await breathe();
       }
     }
   }
-  return readBytes;
 }
 
 function readPages(file: RandomAccessSource, load: BlockLoad, bytes: Uint8Array, address: number): void {
-  readInFull(file, bytes, load.pagesOffset + address, "The file ends inside a page", {
+  readInFull(file, bytes, load.pagesOffset + address, ENDS_INSIDE, {
     section: RAM_SECTION.name,
     block: load.name,
   });

@@ -11,9 +11,15 @@ import type { PositionedFile } from "../mapped-ram/positioned-file.js";
 import { MappedRamWriter, type MappedRamWriterOptions } from "../mapped-ram/writer.js";
 import type { RamSectionType } from "../migration-target.js";
 import type { OutgoingTarget } from "./outgoing-target.js";
+import { OverlappedPages, type PlacePages } from "./overlapped-pages.js";
 
 /** Options of {@link MappedRamTarget}. */
 export interface MappedRamTargetOptions extends MappedRamWriterOptions {
+  /**
+   * How many pieces of memory are written at a time, beside this thread: 1 to 255, as QEMU's `multifd-channels`. Without it
+   * one page after the other is gathered and written.
+   */
+  readonly channels?: number;
   /** Makes the whole file durable, and gives it its name where it has another one until then. */
   readonly commit?: () => Promise<void>;
 }
@@ -26,16 +32,23 @@ export class MappedRamTarget implements OutgoingTarget {
   readonly #file: CountingFile;
   readonly #writer: MappedRamWriter;
   readonly #commit: (() => Promise<void>) | undefined;
+  readonly #channels: number | undefined;
+  #overlapped: OverlappedPages | undefined;
   #aborted = false;
 
   constructor(file: PositionedFile, options: MappedRamTargetOptions = {}) {
     this.#file = new CountingFile(file);
     this.#writer = new MappedRamWriter(this.#file, options);
     this.#commit = options.commit;
+    this.#channels = options.channels;
   }
 
   get transferredBytes(): number {
     return this.#file.writtenBytes;
+  }
+
+  get overlapped(): OverlappedPages | undefined {
+    return this.#overlapped;
   }
 
   get pageCounts(): PageCounts {
@@ -51,7 +64,12 @@ export class MappedRamTarget implements OutgoingTarget {
   }
 
   ramStart(header: SectionHeader, blocks: readonly RamBlockEntry[], pageSize: number): RamRecordSink {
-    return this.#writer.ramStart(header, blocks, pageSize);
+    const pages = this.#writer.ramStart(header, blocks, pageSize);
+    if (this.#channels !== undefined) {
+      const place: PlacePages = (...run) => pages.placePages(...run);
+      this.#overlapped = new OverlappedPages(place, pageSize, this.#channels);
+    }
+    return pages;
   }
 
   ramSectionEnd(type: RamSectionType, footer: boolean): void {
@@ -63,10 +81,11 @@ export class MappedRamTarget implements OutgoingTarget {
   }
 
   beginRound(): void {
-    // Pages have their place whatever the round.
+    // Pages have their place whatever the round; but two writes of one must not run together.
+    this.#overlapped?.beginRound();
   }
 
-  /** Writes are synchronous: there is nothing to wait for. */
+  /** Writes are synchronous, or {@link overlapped} waits for them. */
   drain(): Promise<void> {
     return this.#aborted ? Promise.reject(new CancelledError()) : Promise.resolve();
   }
@@ -100,6 +119,12 @@ class CountingFile implements PositionedFile {
   writeAt(bytes: Uint8Array, at: number, length: number, position: number): void {
     this.#file.writeAt(bytes, at, length, position);
     this.writtenBytes += length;
+  }
+
+  async startWrite(bytes: Uint8Array, position: number): Promise<void> {
+    if (this.#file.startWrite === undefined) this.#file.writeAt(bytes, 0, bytes.length, position);
+    else await this.#file.startWrite(bytes, position);
+    this.writtenBytes += bytes.length;
   }
 
   zeroAt(position: number, length: number): void {

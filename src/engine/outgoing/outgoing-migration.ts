@@ -324,6 +324,7 @@ export class OutgoingMigration {
       this.#report("switching over");
       this.#throwIfCancelled();
     }
+    await target.overlapped?.settle();
     target.ramSectionEnd(SectionType.END, true);
     this.#checkStopped(runCount);
     const devices = new DeviceSectionWriter(this.#configuration, host.pageSize);
@@ -386,6 +387,12 @@ export class OutgoingMigration {
       const run = this.#pages.take(most - taken);
       if (run === undefined) break;
       taken += run.end - run.start;
+      const { overlapped } = this.#target;
+      if (overlapped !== undefined) {
+        // What a log hands out is a copy, or memory that is only valid during the call.
+        await overlapped.take(source, run.block, run, this.#log === undefined && !this.#host.running);
+        continue;
+      }
       source.take(run.block, run, (bytes, address) => {
         for (let at = 0; at < bytes.length; at += pageSize) sink.page(run.block, address + at, bytes, at);
       });
@@ -422,6 +429,8 @@ export class OutgoingMigration {
     try {
       if (!cancelled) this.#state.enter("failing");
       this.#target.abort();
+      // The guest's own memory may still be read.
+      await this.#target.overlapped?.settle().catch(() => undefined);
     } finally {
       // Whatever else fails: the guest must not stand still.
       await this.#resumeGuest(cancelled);

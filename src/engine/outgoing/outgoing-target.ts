@@ -1,5 +1,6 @@
 import type { PageCounts } from "../mapped-ram/placed-pages.js";
 import type { MigrationTarget } from "../migration-target.js";
+import type { OverlappedPages } from "./overlapped-pages.js";
 
 /**
  * Pages that a target takes in between two calls of {@link OutgoingTarget.drain}, in bytes: larger writes got no faster,
@@ -20,6 +21,11 @@ export interface OutgoingTarget extends MigrationTarget {
    * @throws MachineError when the other side does not take it.
    */
   drain(): Promise<void>;
+  /**
+   * Takes pages in place of the sink, where the target writes beside this thread. It has to be settled before the section
+   * ends, and before a guest whose memory it took goes on.
+   */
+  readonly overlapped?: OverlappedPages | undefined;
   /** The dirty bitmap was synchronized; `round` counts from 1. */
   beginRound(round: number): void;
   /** The other side has said that it has loaded everything: the guest is its own from then on. */

@@ -4,6 +4,7 @@ import type { Clock } from "../clock.js";
 import type { MigrationHost } from "../host.js";
 import type { PositionedFile } from "../mapped-ram/positioned-file.js";
 import type { ProgressListener } from "../progress.js";
+import { checkChannels } from "../mapped-ram/channels.js";
 import { MappedRamTarget } from "./mapped-ram-target.js";
 import { OutgoingMigration } from "./outgoing-migration.js";
 
@@ -18,6 +19,11 @@ export interface SaveHostOptions {
   readonly maxRounds?: number;
   /** The guest is stopped as soon as its changed pages can be written within this time; default 100 ms. */
   readonly downtimeLimitMs?: number;
+  /**
+   * How many pieces of memory are written at a time, each in a thread of Node's pool (of which there are four unless
+   * UV_THREADPOOL_SIZE says otherwise): 1 to 255. Without it this thread gathers pages and writes them.
+   */
+  readonly channels?: number;
   readonly clock?: Clock;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
@@ -44,7 +50,7 @@ const DEFAULT_DOWNTIME_MS = 100;
  * stopped; when the save fails or is cancelled, one that ran before runs on and the file is worthless.
  *
  * @param file Empty.
- * @throws CancelledError when the signal fires; whatever the host and the file throw.
+ * @throws UsageError for a number of channels that cannot be; CancelledError when the signal fires; whatever the host and the file throw.
  */
 export async function saveHost(
   host: MigrationHost,
@@ -52,11 +58,13 @@ export async function saveHost(
   options: SaveHostOptions = {},
 ): Promise<SaveHostResult> {
   const { live = true, maxRounds = DEFAULT_ROUNDS, downtimeLimitMs = DEFAULT_DOWNTIME_MS } = options;
-  const { signal, commit, clock, onProgress } = options;
+  const { signal, commit, clock, onProgress, channels } = options;
   throwIfAborted(signal);
+  if (channels !== undefined) checkChannels(channels);
   let rounds = 0;
   let fileBytes = 0;
   const target = new MappedRamTarget(file, {
+    ...(channels === undefined ? {} : { channels }),
     commit: async () => {
       // It may be closed afterwards.
       fileBytes = file.sizeBytes;
