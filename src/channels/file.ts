@@ -61,6 +61,11 @@ export class ReadableFile implements RandomAccessSource, OverlappedReader {
     return this.#direct?.readAt(target, position) ?? readAllAt(this.fd, this.path, target, position);
   }
 
+  /** Whether large reads go past the page cache. */
+  get isDirect(): boolean {
+    return this.#direct !== undefined;
+  }
+
   startRead(target: Uint8Array, position: number): Promise<number> {
     return this.#direct?.startRead(target, position) ?? this.#overlapped.read(target, position);
   }

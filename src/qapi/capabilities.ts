@@ -41,8 +41,8 @@ export const CAPABILITIES = [
   { name: "return-path", default: false, supported: true },
   /** Waits for `migrate-continue` with the guest stopped and before its devices are saved. */
   { name: "pause-before-switchover", default: false, supported: true },
-  /** Sends pages through several channels at once. */
-  off("multifd", "the engine sends and receives through one channel"),
+  /** Sends pages through several channels at once; the engine, only with mapped-ram: then it is several places of a file. */
+  { name: "multifd", default: false, supported: true },
   /** Migrates the dirty bitmaps of block devices. */
   off("dirty-bitmaps", "the engine has no block layer, whose bitmaps it would migrate"),
   /** Measures how long CPUs wait for pages in postcopy. */

@@ -45,7 +45,7 @@ export type ParameterSupport =
 export type ParameterSpec = ParameterType & ParameterSupport;
 
 const NO_ANNOUNCING = "the engine has no network cards to announce";
-const NO_MULTIFD = "it is for multifd, which the engine does not have";
+const NO_MULTIFD = "it is for multifd over sockets, which the engine does not have";
 const NO_TLS = "the engine sends without TLS";
 const NO_DIRTY_LIMIT = "it is for dirty-limit, which the engine does not have";
 
@@ -72,7 +72,7 @@ export const PARAMETERS: Readonly<Record<ParameterName, ParameterSpec>> = {
     ...integer(0, 0xffff_ffff, "ms"),
     ...no("it is for x-colo, which the engine does not have"),
   },
-  "multifd-channels": { ...integer(1, 255), ...no(NO_MULTIFD) },
+  "multifd-channels": { ...integer(1, 255), supported: true },
   "xbzrle-cache-size": {
     ...integer(TARGET_PAGE_SIZE_BYTES, Number.MAX_SAFE_INTEGER, "bytes"),
     powerOfTwo: true,
@@ -100,10 +100,7 @@ export const PARAMETERS: Readonly<Record<ParameterName, ParameterSpec>> = {
     ...no("the other modes replace a running QEMU process, and the engine has none"),
   },
   "zero-page-detection": { type: "enum", values: ZERO_PAGE_DETECTIONS, supported: true },
-  "direct-io": {
-    type: "boolean",
-    ...no("it works only together with multifd, which the engine does not have"),
-  },
+  "direct-io": { type: "boolean", supported: true },
   "x-rdma-chunk-size": {
     ...integer(2 ** 20, 2 ** 30, "bytes"),
     powerOfTwo: true,

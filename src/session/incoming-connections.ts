@@ -41,7 +41,11 @@ export async function openIncomingConnections(
 ): Promise<IncomingConnections> {
   const { channels } = options;
   if (channels === undefined) {
-    const { source, returnPath } = await openIncoming(uri, options);
+    const { signal, onListening } = options;
+    const { source, returnPath } = await openIncoming(uri, {
+      ...(signal === undefined ? {} : { signal }),
+      ...(onListening === undefined ? {} : { onListening }),
+    });
     return { source, ...(returnPath === undefined ? {} : { returnPath }), close: () => source.close() };
   }
   if (uri.kind !== "unix" && uri.kind !== "tcp") {

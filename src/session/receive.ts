@@ -1,4 +1,4 @@
-import { type ByteSink, type MigrationUri, OutputFile } from "../channels/index.js";
+import { type ByteSink, type DirectIo, type MigrationUri, OutputFile } from "../channels/index.js";
 import {
   MappedRamWriter,
   type MultifdReceiving,
@@ -15,6 +15,8 @@ import { openIncomingConnections } from "./incoming-connections.js";
 export interface ReceiveSnapshotOptions {
   /** Replace an existing file. */
   readonly replace?: boolean;
+  /** Whether pages are written past the page cache; default `off`. */
+  readonly directIo?: DirectIo;
   /** Bytes; for guests whose target page is not 4096 bytes and whose stream does not say so. */
   readonly targetPageSize?: number;
   /** Connections that the source's pages come over beside the main one (its `multifd-channels`); none when not given. */
@@ -59,7 +61,10 @@ export async function receiveSnapshot(
   outputPath: string,
   options: ReceiveSnapshotOptions = {},
 ): Promise<WrittenSnapshot> {
-  const output = OutputFile.create(outputPath, { replace: options.replace ?? false });
+  const output = OutputFile.create(outputPath, {
+    replace: options.replace ?? false,
+    directIo: options.directIo ?? "off",
+  });
   try {
     const incoming = await openIncomingConnections(uri, options);
     try {

@@ -1,4 +1,4 @@
-import { ReadableFile } from "../channels/index.js";
+import { type DirectIo, ReadableFile } from "../channels/index.js";
 import { MachineError, throwIfAborted, UsageError } from "../errors/index.js";
 import {
   checkPageBitmaps,
@@ -22,7 +22,8 @@ export interface RestoreOptions {
   readonly method?: RestoreMethodName | "auto";
   /** multifd channels for the mapped-ram method; 1 is none. */
   readonly channels?: number;
-  readonly directIo?: boolean;
+  /** Whether the file is read past the page cache; `auto`: where its file system can. Default false. */
+  readonly directIo?: boolean | "auto";
   /** Where the stream starts in the file, in bytes. */
   readonly streamOffset?: number;
   /** Send method: where QEMU listens (`unix:PATH`, `tcp:HOST:PORT`), when a private socket will not do. */
@@ -58,7 +59,7 @@ export async function restoreVm(
   const startMs = performance.now();
   throwIfAborted(options.signal);
   const via = options.via === undefined ? undefined : parseVia(options.via);
-  const file = ReadableFile.open(path);
+  const file = ReadableFile.open(path, { directIo: asDirectIo(options.directIo) });
   try {
     const skeleton = openMappedRam(file, options.streamOffset ?? 0);
     checkPageBitmaps(file, skeleton.blocks);
@@ -83,7 +84,7 @@ export async function restoreVm(
       file,
       skeleton,
       channels: options.channels ?? 1,
-      directIo: options.directIo ?? false,
+      directIo: file.isDirect,
       qmpPath: options.qmpPath,
       via,
       signal: options.signal,
@@ -105,24 +106,28 @@ export async function restoreVm(
   }
 }
 
+function asDirectIo(wanted: boolean | "auto" = false): DirectIo {
+  if (wanted === "auto") return "auto";
+  return wanted ? "required" : "off";
+}
+
 function chooseMethod(abilities: MigrationAbilities, options: RestoreOptions): RestoreMethodName {
-  const { method = "auto", channels = 1, directIo = false, via } = options;
+  const { method = "auto", channels = 1, via } = options;
   const canMap = abilities.capabilities.has(MAPPED_RAM_CAPABILITY);
   if (method === "mapped-ram" && !canMap) {
     const message = "This QEMU cannot load mapped-ram files itself: it is older than 9.0";
     throw new MachineError("not-capable", message, { hint: "use --method send" });
   }
-  if (via !== undefined && (method === "mapped-ram" || channels > 1 || directIo)) {
+  if (via !== undefined && (method === "mapped-ram" || channels > 1)) {
     throw new UsageError(
-      "With the mapped-ram method, channels or direct I/O, QEMU reads the file itself and nothing travels",
+      "With the mapped-ram method or channels, QEMU reads the file itself and nothing travels",
       {
         hint: "leave --via out, or use --method send",
       },
     );
   }
-  const needsMapped = channels > 1 || directIo;
-  if (needsMapped && (method === "send" || !canMap)) {
-    throw new UsageError("Channels and direct I/O are for the mapped-ram method, of QEMU 9.0 and newer");
+  if (channels > 1 && (method === "send" || !canMap)) {
+    throw new UsageError("Channels are for the mapped-ram method, of QEMU 9.0 and newer");
   }
   if (method !== "auto") return method;
   return canMap && via === undefined ? "mapped-ram" : "send";

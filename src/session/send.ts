@@ -1,4 +1,4 @@
-import { type MigrationUri, openOutgoing, ReadableFile } from "../channels/index.js";
+import { type DirectIo, type MigrationUri, openOutgoing, ReadableFile } from "../channels/index.js";
 import {
   checkPageBitmaps,
   openMappedRam,
@@ -12,6 +12,8 @@ import { UsageError } from "../errors/index.js";
 export interface SendSnapshotOptions {
   /** Where the stream starts in the file, in bytes. */
   readonly streamOffset?: number;
+  /** Whether pages are read past the page cache; default `off`. */
+  readonly directIo?: DirectIo;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
 }
@@ -33,11 +35,11 @@ export async function sendSnapshot(
       hint: "use unix:PATH, tcp:HOST:PORT, fd:N, exec:COMMAND, or - for standard output",
     });
   }
-  const file = ReadableFile.open(path);
+  const file = ReadableFile.open(path, { directIo: options.directIo ?? "off" });
   try {
     const skeleton = openMappedRam(file, options.streamOffset ?? 0);
     checkPageBitmaps(file, skeleton.blocks);
-    const { sink, returnPath } = await openOutgoing(uri, options);
+    const { sink, returnPath } = await openOutgoing(uri, { ...options, directIo: "off" });
     try {
       return await sendMappedRam(file, skeleton, sink, {
         ...options,

@@ -1,6 +1,7 @@
 import path from "node:path";
 
 import type { ByteSink, RandomAccessSource } from "../channels/byte-stream.js";
+import type { DirectIo } from "../channels/direct-io.js";
 import { ReadableFile } from "../channels/file.js";
 import { OutputFile } from "../channels/output-file.js";
 import { RangeSource } from "../channels/range-source.js";
@@ -43,6 +44,8 @@ export interface ConvertOptions extends SnapshotLocation {
   readonly libvirtHeader?: string;
   /** Bytes; for guests whose target page is not 4096 bytes and whose stream does not say so. */
   readonly targetPageSize?: number;
+  /** Whether large reads and writes of the files go past the page cache; default `off`. */
+  readonly directIo?: DirectIo;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
 }
@@ -81,7 +84,10 @@ export async function convertSnapshot(
   const { libvirtHeader } = options;
   const header = libvirtHeader === undefined ? undefined : readLibvirtHeader(libvirtHeader, options);
   const streamOffset = header?.length ?? checkedOutputOffset(options);
-  const output = OutputFile.create(outputPath, { replace: options.replace ?? false });
+  const output = OutputFile.create(outputPath, {
+    replace: options.replace ?? false,
+    directIo: options.directIo ?? "off",
+  });
   try {
     const origin = await openOrigin(input, options);
     try {

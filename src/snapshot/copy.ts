@@ -2,6 +2,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 
 import type { RandomAccessSource } from "../channels/byte-stream.js";
+import type { DirectIo } from "../channels/direct-io.js";
 import { ReadableFile } from "../channels/file.js";
 import { OutputFile } from "../channels/output-file.js";
 import { type ProgressListener, ProgressMeter } from "../engine/progress.js";
@@ -17,6 +18,8 @@ export interface CopyOptions extends SnapshotLocation {
   readonly replace?: boolean;
   /** Whether the copy is read back and compared before it gets its name; default true. */
   readonly verify?: boolean;
+  /** Whether large reads and writes of the files go past the page cache; default `off`. */
+  readonly directIo?: DirectIo;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
 }
@@ -53,9 +56,12 @@ export async function copySnapshot(
   options: CopyOptions = {},
 ): Promise<CopyResult> {
   throwIfAborted(options.signal);
-  const source = ReadableFile.open(sourcePath);
+  const source = ReadableFile.open(sourcePath, { directIo: options.directIo ?? "off" });
   try {
-    const output = OutputFile.create(outputPath, { replace: options.replace ?? false });
+    const output = OutputFile.create(outputPath, {
+      replace: options.replace ?? false,
+      directIo: options.directIo ?? "off",
+    });
     try {
       await copyData(source, output, options);
       const checked = options.verify === false ? undefined : await compare(source, output, options);

@@ -3,7 +3,7 @@ import { mkdirSync, rmdirSync, statSync } from "node:fs";
 import path from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 
-import { OutputFile } from "../channels/output-file.js";
+import { OutputFile, type OutputFileOptions } from "../channels/output-file.js";
 import { errnoCode, systemError } from "../channels/system-error.js";
 import type { PlacedBlock } from "../engine/mapped-ram/placed-pages.js";
 import { type ProgressListener, ProgressMeter } from "../engine/progress.js";
@@ -55,16 +55,16 @@ export function blockFileName(block: string): string {
 /** The files that blocks are extracted into: all of them come into being, or none. */
 export class BlockFiles {
   readonly #target: ExtractTarget;
-  readonly #replace: boolean;
+  readonly #options: OutputFileOptions;
   /** By the blocks' place in the list. */
   readonly #files = new Map<number, { readonly entry: RamBlockEntry; readonly output: OutputFile }>();
   readonly #input: string | undefined;
   #madeFolder: string | undefined;
 
   /** @param input Path of the snapshot, where it has one: no block's file may take its place. */
-  constructor(target: ExtractTarget, replace: boolean, input?: string) {
+  constructor(target: ExtractTarget, options: OutputFileOptions, input?: string) {
     this.#target = target;
-    this.#replace = replace;
+    this.#options = options;
     this.#input = input;
   }
 
@@ -103,7 +103,7 @@ export class BlockFiles {
           hint: "choose another name",
         });
       }
-      const output = OutputFile.create(file, { replace: this.#replace });
+      const output = OutputFile.create(file, this.#options);
       this.#files.set(index, { entry, output });
       output.truncate(usedLength);
       return { name, place: { file: output, position: 0, pageCount: usedLength / pageSize } };

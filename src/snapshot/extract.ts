@@ -1,4 +1,4 @@
-import type { ByteSource, RandomAccessSource } from "../channels/index.js";
+import type { ByteSource, DirectIo, RandomAccessSource } from "../channels/index.js";
 import type { MappedRamBlock } from "../engine/mapped-ram/open.js";
 import { PlacedPages } from "../engine/mapped-ram/placed-pages.js";
 import type { MigrationTarget } from "../engine/migration-target.js";
@@ -18,6 +18,8 @@ export interface ExtractOptions extends SnapshotLocation {
   readonly sha256?: boolean;
   /** Bytes; for guests whose target page is not 4096 bytes and whose stream does not say so. */
   readonly targetPageSize?: number;
+  /** Whether large reads and writes of the files go past the page cache; default `off`. */
+  readonly directIo?: DirectIo;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
 }
@@ -50,7 +52,7 @@ export async function extractBlocks(
   throwIfAborted(options.signal);
   const files = new BlockFiles(
     target,
-    options.replace ?? false,
+    { replace: options.replace ?? false, directIo: options.directIo ?? "off" },
     typeof input === "string" ? input : undefined,
   );
   try {

@@ -1,5 +1,5 @@
 import type { RandomAccessSource } from "../channels/byte-stream.js";
-import { ReadableFile } from "../channels/file.js";
+import { ReadableFile, type ReadableFileOptions } from "../channels/file.js";
 import type { ProgressListener } from "../engine/progress.js";
 import { UsageError } from "../errors/index.js";
 import { identifySnapshot, type SnapshotIdentity } from "./identify.js";
@@ -69,17 +69,18 @@ export async function openSnapshot(
 /**
  * The file to read from, and how to close it: only what was opened here is.
  *
- * @throws MachineError `io`; UsageError for an impossible offset.
+ * @throws MachineError `io`, and `not-capable` when direct I/O is required and the file system does not have it; UsageError
+ *   for an impossible offset.
  */
 export function openSource(
   file: string | RandomAccessSource,
-  { offset = 0 }: SnapshotLocation,
+  { offset = 0, directIo = "off" }: SnapshotLocation & ReadableFileOptions,
 ): { readonly source: RandomAccessSource; readonly offset: number; readonly close: () => void } {
   if (!Number.isSafeInteger(offset) || offset < 0) {
     throw new UsageError("The snapshot's offset must be a whole number of bytes", { actual: String(offset) });
   }
   if (typeof file !== "string") return { source: file, offset, close: () => undefined };
-  const opened = ReadableFile.open(file);
+  const opened = ReadableFile.open(file, { directIo });
   return { source: opened, offset, close: () => opened.close() };
 }
 

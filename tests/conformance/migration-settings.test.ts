@@ -422,7 +422,7 @@ describeWithQemu("11.1", "what a parameter takes", () => {
     expect(await refusal(machine, "migrate-set-parameters", { "direct-io": true })).toBeUndefined();
     const parameters: MigrationParameters = { ...DEFAULT_PARAMETERS, "direct-io": true };
     expect(findParameterConflict(parameters, DEFAULT_CAPABILITIES)).toBeUndefined();
-    expect(findUnsupportedParameter({ "direct-io": true })?.names).toEqual(["direct-io"]);
+    expect(findUnsupportedParameter({ "direct-io": true })).toBeUndefined();
   });
 });
 

@@ -22,6 +22,7 @@ test("what the engine supports", () => {
     "events",
     "return-path",
     "pause-before-switchover",
+    "multifd",
     "late-block-activate",
     "x-ignore-shared",
     "validate-uuid",
@@ -35,9 +36,11 @@ test("what the engine supports", () => {
     "max-bandwidth",
     "avail-switchover-bandwidth",
     "downtime-limit",
+    "multifd-channels",
     "xbzrle-cache-size",
     "max-cpu-throttle",
     "zero-page-detection",
+    "direct-io",
   ]);
 });
 

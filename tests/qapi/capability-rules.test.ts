@@ -89,11 +89,14 @@ describe("conflicts", () => {
     expect(findCapabilityConflict(DEFAULT_CAPABILITIES, { ...zlib, "tls-creds": "tls0" })).toBeUndefined();
   });
 
-  test("everything that the engine supports together, but for xbzrle beside mapped-ram", () => {
+  test("everything that the engine supports together, but for xbzrle beside mapped-ram and multifd", () => {
     const supported = capabilitiesFrom((spec) => spec.supported);
-    expect(findCapabilityConflict(supported, DEFAULT_PARAMETERS)?.names).toEqual(["mapped-ram", "xbzrle"]);
-    expect(findCapabilityConflict({ ...supported, xbzrle: false }, DEFAULT_PARAMETERS)).toBeUndefined();
-    expect(findCapabilityConflict({ ...supported, "mapped-ram": false }, DEFAULT_PARAMETERS)).toBeUndefined();
+    const without = (changes: Partial<Capabilities>): readonly string[] | undefined =>
+      findCapabilityConflict({ ...supported, ...changes }, DEFAULT_PARAMETERS)?.names;
+    expect(without({ multifd: false })).toEqual(["mapped-ram", "xbzrle"]);
+    expect(without({ "mapped-ram": false })).toEqual(["multifd", "xbzrle"]);
+    expect(without({ xbzrle: false })).toBeUndefined();
+    expect(without({ multifd: false, "mapped-ram": false })).toBeUndefined();
   });
 });
 

@@ -136,7 +136,6 @@ describe("unsupported", () => {
     "tls-hostname": "a",
     "tls-authz": "a",
     "x-checkpoint-delay": 1,
-    "multifd-channels": 3,
     "max-postcopy-bandwidth": 1,
     "multifd-compression": "zlib",
     "multifd-zlib-level": 2,
@@ -146,7 +145,6 @@ describe("unsupported", () => {
     "x-vcpu-dirty-limit-period": 1,
     "vcpu-dirty-limit": 2,
     mode: "cpr-exec",
-    "direct-io": true,
     "x-rdma-chunk-size": 2 ** 21,
     "cpr-exec-command": ["a"],
   };

@@ -10,7 +10,9 @@ export async function convert(
   input: string,
   output: string,
   options: CommonOptions &
-    Pick<ConvertOptions, "to" | "libvirtHeader" | "targetPageSize"> & { readonly replace?: boolean },
+    Pick<ConvertOptions, "to" | "libvirtHeader" | "targetPageSize" | "directIo"> & {
+      readonly replace?: boolean;
+    },
 ): Promise<void> {
   const { path, offset: outputOffset } = parseFileWithOffset(output);
   const result = await withContext(options, async ({ signal, onProgress }) => {

@@ -1,5 +1,5 @@
 import { parseFileWithOffset } from "../../channels/uri.js";
-import { copySnapshot } from "../../snapshot/copy.js";
+import { type CopyOptions, copySnapshot } from "../../snapshot/copy.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes } from "../format.js";
 
@@ -7,7 +7,10 @@ import { bytes } from "../format.js";
 export async function copy(
   input: string,
   output: string,
-  options: CommonOptions & { readonly replace?: boolean; readonly verify?: boolean },
+  options: CommonOptions & { readonly replace?: boolean; readonly verify?: boolean } & Pick<
+      CopyOptions,
+      "directIo"
+    >,
 ): Promise<void> {
   const { path, offset } = parseFileWithOffset(input);
   const result = await withContext(options, ({ signal, onProgress }) =>

@@ -11,7 +11,7 @@ import { table } from "../table.js";
 export async function extract(
   file: string,
   options: CommonOptions &
-    Pick<ExtractOptions, "replace" | "sha256" | "targetPageSize"> & {
+    Pick<ExtractOptions, "replace" | "sha256" | "targetPageSize" | "directIo"> & {
       readonly block?: string;
       readonly all?: boolean;
       readonly output: string;

@@ -9,7 +9,7 @@ export async function receive(
   uri: string,
   output: string,
   options: CommonOptions &
-    Pick<ReceiveSnapshotOptions, "replace" | "targetPageSize" | "channels" | "multifdSync">,
+    Pick<ReceiveSnapshotOptions, "replace" | "targetPageSize" | "channels" | "multifdSync" | "directIo">,
 ): Promise<void> {
   const parsed = parseMigrationUri(uri);
   const result = await withContext(options, (context) =>

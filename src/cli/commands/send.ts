@@ -1,16 +1,20 @@
 import process from "node:process";
 
 import { parseFileWithOffset, parseMigrationUri } from "../../channels/uri.js";
-import { sendSnapshot } from "../../session/send.js";
+import { sendSnapshot, type SendSnapshotOptions } from "../../session/send.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes } from "../format.js";
 
 /** `ramport send`. */
-export async function send(file: string, uri: string, options: CommonOptions): Promise<void> {
+export async function send(
+  file: string,
+  uri: string,
+  options: CommonOptions & Pick<SendSnapshotOptions, "directIo">,
+): Promise<void> {
   const parsed = parseMigrationUri(uri);
   const { path, offset } = parseFileWithOffset(file);
   const result = await withContext(options, (context) =>
-    sendSnapshot(path, parsed, { ...context, streamOffset: offset }),
+    sendSnapshot(path, parsed, { ...context, streamOffset: offset, directIo: options.directIo ?? "off" }),
   );
   const end =
     result.confirmed === true ? "the destination has loaded it" : "nothing said whether it was loaded";

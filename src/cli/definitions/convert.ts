@@ -1,10 +1,11 @@
 import { type Command, Option } from "commander";
 
+import { addDirectIo, type DirectIoFlags, takeDirectIo } from "../direct-io-option.js";
 import { defineCommand, targetPageSizeOption } from "./shared.js";
 
 /** Defines `ramport convert`. */
 export function addConvert(program: Command): void {
-  defineCommand(
+  const command = defineCommand(
     program,
     "convert <in> <out>",
     "Write a snapshot in another form: a mapped-ram file, a stream, or what libvirt wraps around them.",
@@ -23,13 +24,17 @@ export function addConvert(program: Command): void {
     )
     .option("--libvirt-header <image>", "make a libvirt save image with the domain of this one")
     .option("--force", "replace an existing file")
-    .addOption(targetPageSizeOption())
-    .action(async (input: string, output: string, { force, ...options }: ConvertFlags) => {
+    .addOption(targetPageSizeOption());
+  addDirectIo(command, "read and write").action(
+    async (input: string, output: string, { force, ...flags }: ConvertFlags) => {
       const { convert } = await import("../commands/convert.js");
-      await convert(input, output, { ...options, ...(force === true ? { replace: true } : {}) });
-    });
+      await convert(input, output, { ...takeDirectIo(flags), ...(force === true ? { replace: true } : {}) });
+    },
+  );
 }
 
-type ConvertFlags = Omit<Parameters<typeof import("../commands/convert.js").convert>[2], "replace"> & {
-  readonly force?: boolean;
-};
+type ConvertFlags = Omit<
+  Parameters<typeof import("../commands/convert.js").convert>[2],
+  "replace" | "directIo"
+> &
+  DirectIoFlags & { readonly force?: boolean };

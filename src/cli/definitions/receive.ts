@@ -1,11 +1,12 @@
 import type { Command } from "commander";
 
+import { addDirectIo, type DirectIoFlags, takeDirectIo } from "../direct-io-option.js";
 import { wholeNumber } from "../parse-options.js";
 import { defineCommand, multifdSyncOption, targetPageSizeOption } from "./shared.js";
 
 /** Defines `ramport receive`. */
 export function addReceive(program: Command): void {
-  defineCommand(
+  const command = defineCommand(
     program,
     "receive <uri> <out>",
     "Wait for an incoming migration and write it as a mapped-ram file.",
@@ -24,13 +25,17 @@ export function addReceive(program: Command): void {
     )
     .addOption(multifdSyncOption())
     .option("--force", "replace an existing file")
-    .addOption(targetPageSizeOption())
-    .action(async (uri: string, out: string, { force, ...options }: ReceiveFlags) => {
+    .addOption(targetPageSizeOption());
+  addDirectIo(command, "write pages").action(
+    async (uri: string, out: string, { force, ...flags }: ReceiveFlags) => {
       const { receive } = await import("../commands/receive.js");
-      await receive(uri, out, { ...options, ...(force === true ? { replace: true } : {}) });
-    });
+      await receive(uri, out, { ...takeDirectIo(flags), ...(force === true ? { replace: true } : {}) });
+    },
+  );
 }
 
-type ReceiveFlags = Omit<Parameters<typeof import("../commands/receive.js").receive>[2], "replace"> & {
-  readonly force?: boolean;
-};
+type ReceiveFlags = Omit<
+  Parameters<typeof import("../commands/receive.js").receive>[2],
+  "replace" | "directIo"
+> &
+  DirectIoFlags & { readonly force?: boolean };

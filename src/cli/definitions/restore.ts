@@ -24,16 +24,22 @@ export function addRestore(program: Command): void {
         .default("auto"),
     )
     .option("--channels <n>", "multifd channels (mapped-ram method)", wholeNumber("--channels", 1, 255))
-    .option("--direct-io", "read past the page cache (mapped-ram method, QEMU 9.1 and newer)")
+    .option("--direct-io", "read past the page cache (mapped-ram method: QEMU 9.1 and newer)")
+    .option("--direct-io=auto", "the same, where the file system can")
     .addOption(viaOption())
-    .action(async (file: string, { run, paused, ...options }: RestoreFlags) => {
+    .action(async (file: string, { run, paused, "directIo=auto": auto, ...options }: RestoreFlags) => {
       const { restore } = await import("../commands/restore.js");
       const then = run === true ? "run" : paused === true ? "pause" : undefined;
-      await restore(file, { ...options, ...(then === undefined ? {} : { then }) });
+      await restore(file, {
+        ...options,
+        ...(then === undefined ? {} : { then }),
+        ...(auto === true ? { directIo: "auto" } : {}),
+      });
     });
 }
 
 type RestoreFlags = Omit<Parameters<typeof import("../commands/restore.js").restore>[1], "then"> & {
   readonly run?: boolean;
   readonly paused?: boolean;
+  readonly "directIo=auto"?: boolean;
 };

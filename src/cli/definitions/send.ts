@@ -1,11 +1,12 @@
 import type { Command } from "commander";
 
 import type { CommonOptions } from "../context.js";
+import { addDirectIo, type DirectIoFlags, takeDirectIo } from "../direct-io-option.js";
 import { defineCommand } from "./shared.js";
 
 /** Defines `ramport send`. */
 export function addSend(program: Command): void {
-  defineCommand(
+  const command = defineCommand(
     program,
     "send <file> <uri>",
     "Send a mapped-ram file to a waiting QEMU, of any version, as a precopy stream.",
@@ -14,8 +15,11 @@ export function addSend(program: Command): void {
       "ramport send vm.ram unix:/tmp/in.sock",
       "ramport send vm.ram - | ssh host 'cat > /run/vm.stream'",
     ],
-  ).action(async (file: string, uri: string, options: CommonOptions) => {
-    const { send } = await import("../commands/send.js");
-    await send(file, uri, options);
-  });
+  );
+  addDirectIo(command, "read").action(
+    async (file: string, uri: string, flags: CommonOptions & DirectIoFlags) => {
+      const { send } = await import("../commands/send.js");
+      await send(file, uri, takeDirectIo(flags));
+    },
+  );
 }

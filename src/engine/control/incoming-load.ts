@@ -6,18 +6,21 @@ import {
 } from "../../channels/index.js";
 import { asError } from "../../errors/as-error.js";
 import { CancelledError, UsageError } from "../../errors/index.js";
-import type { Capabilities, MigrationInfo, SocketAddress } from "../../qapi/index.js";
+import type { Capabilities, MigrationInfo, MigrationParameters, SocketAddress } from "../../qapi/index.js";
 import type { Clock } from "../clock.js";
 import type { MigrationHost } from "../host.js";
 import type { IncomingRules } from "../incoming/host-checks.js";
 import { loadHost } from "../incoming/load-host.js";
 import { loadHostFromStream } from "../incoming/load-stream.js";
 import type { MigrationState } from "../migration-states.js";
+import { checkMultifd, fileChannels, fileDirectIo } from "./file-channels.js";
 
 /** Options of {@link IncomingLoad}. */
 export interface IncomingLoadOptions extends Pick<OpenChannelOptions, "descriptorSets"> {
   /** Asked when the migration comes: they may be set while the machine waits. */
   readonly capabilities: () => Capabilities;
+  /** Asked when the file is opened, and when the migration comes. */
+  readonly parameters: () => MigrationParameters;
   readonly onLoaded?: (loaded: { readonly wasRunning: boolean }) => void | Promise<void>;
   readonly clock?: Clock;
 }
@@ -66,9 +69,10 @@ export class IncomingLoad {
         this.#state.enter("setup");
         resolve({ ended });
       };
-      const { descriptorSets } = this.#options;
+      const { descriptorSets, capabilities, parameters } = this.#options;
       const channel = openIncoming(uri, {
         signal: this.#over.signal,
+        directIo: fileDirectIo(capabilities(), parameters()),
         ...(descriptorSets === undefined ? {} : { descriptorSets }),
         onListening: (address) => {
           this.#addresses = socketAddress(address);
@@ -113,6 +117,7 @@ export class IncomingLoad {
 
   #load({ source, returnPath, file }: IncomingChannel): Promise<{ readonly wasRunning: boolean }> {
     const capabilities = this.#options.capabilities();
+    checkMultifd(capabilities);
     const { signal } = this.#over;
     const rules: IncomingRules = {
       ignoreShared: capabilities["x-ignore-shared"],
@@ -131,7 +136,13 @@ export class IncomingLoad {
         hint: "use file:PATH, or turn mapped-ram off",
       });
     }
-    return loadHost(this.#host, file, { rules, signal, streamOffset: file.startOffset });
+    const channels = fileChannels(capabilities, this.#options.parameters());
+    return loadHost(this.#host, file, {
+      rules,
+      signal,
+      streamOffset: file.startOffset,
+      ...(channels === undefined ? {} : { channels }),
+    });
   }
 
   #fail(error: unknown): Error {

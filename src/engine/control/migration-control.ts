@@ -25,6 +25,7 @@ import type { MigrationHost } from "../host.js";
 import { MigrationState } from "../migration-states.js";
 import { OutgoingMigration } from "../outgoing/outgoing-migration.js";
 import { resolveAddress } from "./address.js";
+import { checkMultifd, fileDirectIo } from "./file-channels.js";
 import { IncomingLoad } from "./incoming-load.js";
 import { type OutgoingWay, outgoingWay } from "./outgoing-way.js";
 
@@ -109,6 +110,7 @@ export class MigrationControl {
     if (this.isIncoming) throw new UsageError("The machine waits for an incoming migration itself");
     if (this.#state.underWay) throw new UsageError("A migration is under way already");
     const uri = resolveAddress(target);
+    checkMultifd(this.#capabilities);
     this.#outgoing = undefined;
     this.#error = undefined;
     this.#hasLeft = true;
@@ -140,8 +142,10 @@ export class MigrationControl {
     if (this.#incoming !== undefined) throw new UsageError("The machine had its incoming migration already");
     if (this.#state.underWay) throw new UsageError("A migration is under way already");
     if (this.#host.running) throw new UsageError("The guest runs, and an incoming migration replaces it");
+    checkMultifd(this.#capabilities);
     const load = new IncomingLoad(this.#host, this.#state, {
       capabilities: () => this.#capabilities,
+      parameters: () => this.#parameters,
       ...this.#channelOptions,
       ...(this.#options.onLoaded === undefined ? {} : { onLoaded: this.#options.onLoaded }),
       ...(this.#options.clock === undefined ? {} : { clock: this.#options.clock }),
@@ -215,7 +219,11 @@ export class MigrationControl {
   }
 
   async #open(uri: MigrationUri, signal: AbortSignal): Promise<OutgoingWay> {
-    const channel = await openOutgoing(uri, { signal, ...this.#channelOptions });
+    const channel = await openOutgoing(uri, {
+      signal,
+      directIo: fileDirectIo(this.#capabilities, this.#parameters),
+      ...this.#channelOptions,
+    });
     try {
       throwIfAborted(signal);
       return outgoingWay(this.#host, channel, this.#capabilities, this.#parameters);

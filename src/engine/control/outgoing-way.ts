@@ -6,6 +6,7 @@ import { MappedRamTarget } from "../outgoing/mapped-ram-target.js";
 import type { OutgoingTarget } from "../outgoing/outgoing-target.js";
 import { StreamTarget } from "../outgoing/stream-target.js";
 import { XbzrleCache } from "../outgoing/xbzrle-cache.js";
+import { fileChannels } from "./file-channels.js";
 
 /** A channel, and how the migration is written into it. */
 export interface OutgoingWay {
@@ -29,7 +30,7 @@ export function outgoingWay(
   parameters: MigrationParameters,
 ): OutgoingWay {
   return capabilities["mapped-ram"]
-    ? mappedRamWay(host, channel, capabilities)
+    ? mappedRamWay(host, channel, capabilities, parameters)
     : streamWay(host, channel, capabilities, parameters);
 }
 
@@ -37,6 +38,7 @@ function mappedRamWay(
   host: MigrationHost,
   { file }: OutgoingChannel,
   capabilities: Capabilities,
+  parameters: MigrationParameters,
 ): OutgoingWay {
   if (file === undefined) {
     throw new UsageError("A mapped-ram migration needs a file that can be written at any place", {
@@ -44,7 +46,9 @@ function mappedRamWay(
     });
   }
   const shared = host.ramBlocks().filter((block) => block.shared === true);
+  const channels = fileChannels(capabilities, parameters);
   const target = new MappedRamTarget(file, {
+    ...(channels === undefined ? {} : { channels }),
     startOffset: file.startOffset,
     ...(capabilities["x-ignore-shared"] ? { leftOut: new Set(shared.map(({ name }) => name)) } : {}),
     commit: () => file.sync(),

@@ -39,9 +39,6 @@ interface BlockState extends NonNullable<PlacedBlock["place"]> {
   readonly written: PageBitmap;
 }
 
-/** A write that is shorter than this costs less when it is done at once than when another thread is asked to do it. */
-const LEAST_OVERLAPPED_BYTES = 32 << 10;
-
 /**
  * Puts each page at its place in a file, however often it comes: the last one stays. Memory is two bits a page.
  */
@@ -53,7 +50,7 @@ export class PlacedPages implements PagePacketSink {
   #normal = 0;
   #zero = 0;
   #sealed = false;
-  /** Calls of {@link placePages} that run. */
+  /** Calls of {@link placePages} and {@link pagePacket} that run. */
   #placing = 0;
 
   constructor(blocks: readonly PlacedBlock[], pageSize: number) {
@@ -93,8 +90,8 @@ export class PlacedPages implements PagePacketSink {
   }
 
   /**
-   * Takes pages that follow each other, as {@link pages} does, and writes them beside this thread. What is known of the
-   * pages changes at once. Until the promise has settled nothing else may come for the same pages, since nothing says which
+   * Takes pages that follow each other, as {@link pages} does, and writes them beside this thread, one run after the
+   * other. What is known of the pages changes at once. Until the promise has settled nothing else may come for the same pages, since nothing says which
    * of two writes ends last, and neither {@link finish} may be called.
    *
    * @param bytes Must stay as they are until the promise has settled; then they may be reused.
@@ -106,18 +103,17 @@ export class PlacedPages implements PagePacketSink {
     at: number,
     length: number,
   ): Promise<void> {
-    const writes: Promise<void>[] = [];
+    const writes: (() => Promise<void>)[] = [];
+    this.#eachRun(block, address, bytes, at, length, (file, position, run) => {
+      if (file.startWrite === undefined || run.length < LEAST_OVERLAPPED_BYTES)
+        file.writeAt(run, 0, run.length, position);
+      else writes.push(() => file.startWrite?.(run, position) ?? Promise.resolve());
+    });
     this.#placing += 1;
     try {
-      this.#eachRun(block, address, bytes, at, length, (file, position, run) => {
-        if (file.startWrite === undefined || run.length < LEAST_OVERLAPPED_BYTES)
-          file.writeAt(run, 0, run.length, position);
-        else writes.push(file.startWrite(run, position));
-      });
-      await Promise.all(writes);
+      // One after the other: how many are in flight is for the caller to say.
+      for (const write of writes) await write();
     } finally {
-      // Whatever one of them failed with: the bytes are used until the last one has ended.
-      await Promise.allSettled(writes);
       this.#placing -= 1;
     }
   }
@@ -168,44 +164,30 @@ export class PlacedPages implements PagePacketSink {
     bytes: Uint8Array,
   ): Promise<void> | undefined {
     const pageSize = this.#pageSize;
-    const { present, written } = this.#state(block);
-    if (this.#sealed) throw lateWrite(this.#blocks[block]?.name ?? "", places[0] ?? 0);
     const writes: Promise<void>[] = [];
     for (let first = 0; first < count;) {
       const address = places[first] ?? 0;
-      if (isZero(bytes, first * pageSize, pageSize)) {
-        this.zeroPage(block, address);
-        first += 1;
-        continue;
-      }
       let next = first + 1;
-      while (next < count && places[next] === address + (next - first) * pageSize) {
-        if (isZero(bytes, next * pageSize, pageSize)) break;
-        next += 1;
-      }
-      present.setRange(address / pageSize, address / pageSize + next - first);
-      written.setRange(address / pageSize, address / pageSize + next - first);
-      this.#normal += next - first;
-      this.#writeRun(block, address, bytes.subarray(first * pageSize, next * pageSize), writes);
+      while (next < count && places[next] === address + (next - first) * pageSize) next += 1;
+      this.#eachRun(
+        block,
+        address,
+        bytes,
+        first * pageSize,
+        (next - first) * pageSize,
+        (file, position, run) => startPieces(file, position, run, writes),
+      );
       first = next;
     }
-    return writes.length === 0 ? undefined : Promise.all(writes).then(() => undefined);
+    if (writes.length === 0) return undefined;
+    this.#placing += 1;
+    return Promise.all(writes)
+      .then(() => undefined)
+      .finally(() => (this.#placing -= 1));
   }
 
   settlePages(): void {
     this.#combiner.flush();
-  }
-
-  /** Writes pages that follow each other, long runs in other threads: `writes` takes when they are done. */
-  #writeRun(block: number, address: number, bytes: Uint8Array, writes: Promise<void>[]): void {
-    const { file, position } = this.#state(block);
-    for (let at = 0; at < bytes.length; at += STAGING_BYTES) {
-      const length = Math.min(STAGING_BYTES, bytes.length - at);
-      const place = position + address + at;
-      if (file.startWrite === undefined || length < LEAST_OVERLAPPED_BYTES) {
-        file.writeAt(bytes, at, length, place);
-      } else writes.push(file.startWrite(bytes.subarray(at, at + length), place));
-    }
   }
 
   zeroPage(block: number, address: number): void {
@@ -272,6 +254,16 @@ export class PlacedPages implements PagePacketSink {
       section: RAM_SECTION.name,
       block: name,
     });
+  }
+}
+
+/** Writes pages that follow each other, beside this thread where they are many: `writes` takes what then runs. */
+function startPieces(file: PositionedFile, position: number, run: Uint8Array, writes: Promise<void>[]): void {
+  for (let at = 0; at < run.length; at += STAGING_BYTES) {
+    const piece = run.subarray(at, at + STAGING_BYTES);
+    if (file.startWrite === undefined || piece.length < LEAST_OVERLAPPED_BYTES) {
+      file.writeAt(piece, 0, piece.length, position + at);
+    } else writes.push(file.startWrite(piece, position + at));
   }
 }
 

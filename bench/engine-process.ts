@@ -1,0 +1,63 @@
+/**
+ * One measured load or save by the engine, in a process of its own: `tsx engine-process.ts JSON`. It prints one line of JSON.
+ *
+ * @module
+ */
+
+import fs from "node:fs";
+
+import { type DirectIo, OutputFile, ReadableFile } from "../src/channels/index.js";
+import { loadHost, openMappedRam, saveHost } from "../src/engine/index.js";
+import { adviseHugePages } from "../src/hosts/huge-pages.js";
+import { MemoryHost } from "./memory-host.js";
+
+/** What is to be done. */
+export interface EngineJob {
+  readonly kind: "load" | "save";
+  /** A mapped-ram file; a save loads it first, which is not measured. */
+  readonly input: string;
+  /** Where a save goes. */
+  readonly output?: string;
+  readonly channels?: number;
+  readonly direct: boolean;
+}
+
+/** What it took. */
+export interface EngineCost {
+  readonly ms: number;
+  /** `fsync` of the output. */
+  readonly syncMs: number;
+  readonly cpuMs: number;
+  /** Resident memory beside the guest's own, at its highest. */
+  readonly extraBytes: number;
+}
+
+async function work(job: EngineJob): Promise<EngineCost> {
+  const directIo: DirectIo = job.direct ? "required" : "off";
+  const input = ReadableFile.open(job.input, job.kind === "load" ? { directIo } : {});
+  const host = new MemoryHost(openMappedRam(input), adviseHugePages);
+  const channels = job.channels === undefined ? {} : { channels: job.channels };
+  if (job.kind === "load") {
+    const cost = await measure(host, () => loadHost(host, input, channels));
+    return { ...cost, syncMs: 0 };
+  }
+  await loadHost(host, input, { channels: 4 });
+  const output = OutputFile.create(job.output ?? "", { replace: true, directIo });
+  const cost = await measure(host, () => saveHost(host, output, channels));
+  const startMs = performance.now();
+  await output.commit();
+  return { ...cost, syncMs: performance.now() - startMs };
+}
+
+async function measure(host: MemoryHost, run: () => Promise<unknown>): Promise<Omit<EngineCost, "syncMs">> {
+  const cpu = process.cpuUsage();
+  const startMs = performance.now();
+  await run();
+  const ms = performance.now() - startMs;
+  const { user, system } = process.cpuUsage(cpu);
+  const peak = Number(/^VmHWM:\s*(\d+) kB$/m.exec(fs.readFileSync("/proc/self/status", "utf8"))?.[1]) * 1024;
+  return { ms, cpuMs: (user + system) / 1000, extraBytes: peak - host.lengthBytes };
+}
+
+const cost = await work(JSON.parse(process.argv[2] ?? "") as EngineJob);
+process.stdout.write(`${JSON.stringify(cost)}\n`);
