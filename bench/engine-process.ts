@@ -9,7 +9,8 @@ import fs from "node:fs";
 import { type DirectIo, OutputFile, ReadableFile } from "../src/channels/index.js";
 import { loadHost, openMappedRam, saveHost } from "../src/engine/index.js";
 import { adviseHugePages } from "../src/hosts/huge-pages.js";
-import { MemoryHost } from "./memory-host.js";
+import { warmFreeMemory } from "./free-memory.js";
+import { MemoryHost } from "../tests/support/memory-host.js";
 
 /** What is to be done. */
 export interface EngineJob {
@@ -20,6 +21,8 @@ export interface EngineJob {
   readonly output?: string;
   readonly channels?: number;
   readonly direct: boolean;
+  /** Where free memory is warmed, just before what is measured. */
+  readonly directory: string;
 }
 
 /** What it took. */
@@ -38,11 +41,13 @@ async function work(job: EngineJob): Promise<EngineCost> {
   const host = new MemoryHost(openMappedRam(input), adviseHugePages);
   const channels = job.channels === undefined ? {} : { channels: job.channels };
   if (job.kind === "load") {
+    warmFreeMemory(job.directory, host.lengthBytes);
     const cost = await measure(host, () => loadHost(host, input, channels));
     return { ...cost, syncMs: 0 };
   }
   await loadHost(host, input, { channels: 4 });
   const output = OutputFile.create(job.output ?? "", { replace: true, directIo });
+  warmFreeMemory(job.directory, host.lengthBytes);
   const cost = await measure(host, () => saveHost(host, output, channels));
   const startMs = performance.now();
   await output.commit();

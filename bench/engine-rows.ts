@@ -80,17 +80,16 @@ function pair(kind: "load" | "save", direct: boolean, channels: number | undefin
 }
 
 async function byEngine(
-  { mapped, directory, machine }: EngineSetting,
+  { mapped, directory }: EngineSetting,
   kind: EngineJob["kind"],
   direct: boolean,
   channels: number | undefined,
 ): Promise<EngineSample> {
   const output = path.join(directory, "output");
   const job: EngineJob = {
-    ...{ kind, input: mapped, direct, output },
+    ...{ kind, input: mapped, direct, output, directory },
     ...(channels === undefined ? {} : { channels }),
   };
-  warmFreeMemory(directory, machine.memoryBytes * (kind === "save" ? 2 : 1));
   try {
     const script = fileURLToPath(new URL("engine-process.ts", import.meta.url));
     const { stdout } = await run(process.execPath, ["--import", "tsx", script, JSON.stringify(job)]);

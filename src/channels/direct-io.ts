@@ -70,7 +70,7 @@ export class DirectDescriptor {
     this.#buffered = buffered;
     this.#keepOpen = keepOpen;
     this.#alignBytes = directAlignment(fd);
-    this.#overlapped = new OverlappedIo(fd, path, { readsOnce: true });
+    this.#overlapped = new OverlappedIo(fd, path, { direct: true });
   }
 
   /**

@@ -24,6 +24,8 @@ export interface SaveHostOptions {
    * UV_THREADPOOL_SIZE says otherwise): 1 to 255. Without it this thread gathers pages and writes them.
    */
   readonly channels?: number;
+  /** Where the stream begins in the file; default 0. */
+  readonly streamOffset?: number;
   readonly clock?: Clock;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
@@ -49,7 +51,7 @@ const DEFAULT_DOWNTIME_MS = 100;
  * Saves an embedded machine into a mapped-ram file: an outgoing migration without any limit of its speed. The guest stays
  * stopped; when the save fails or is cancelled, one that ran before runs on and the file is worthless.
  *
- * @param file Empty.
+ * @param file Empty from where the stream begins.
  * @throws UsageError for a number of channels that cannot be; CancelledError when the signal fires; whatever the host and the file throw.
  */
 export async function saveHost(
@@ -58,12 +60,13 @@ export async function saveHost(
   options: SaveHostOptions = {},
 ): Promise<SaveHostResult> {
   const { live = true, maxRounds = DEFAULT_ROUNDS, downtimeLimitMs = DEFAULT_DOWNTIME_MS } = options;
-  const { signal, commit, clock, onProgress, channels } = options;
+  const { signal, commit, clock, onProgress, channels, streamOffset = 0 } = options;
   throwIfAborted(signal);
   if (channels !== undefined) checkChannels(channels);
   let rounds = 0;
   let fileBytes = 0;
   const target = new MappedRamTarget(file, {
+    startOffset: streamOffset,
     ...(channels === undefined ? {} : { channels }),
     commit: async () => {
       // It may be closed afterwards.

@@ -1,5 +1,5 @@
-import type { MappedRamFile, DeviceState, HostRamBlock, MigrationHost } from "../src/engine/index.js";
-import { ShadowDirtyLog } from "../src/engine/index.js";
+import type { MappedRamFile, DeviceState, HostRamBlock, MigrationHost } from "../../src/engine/index.js";
+import { ShadowDirtyLog } from "../../src/engine/index.js";
 
 const SEGMENT_BYTES = 1 << 30;
 const WASM_PAGE_BYTES = 64 << 10;
