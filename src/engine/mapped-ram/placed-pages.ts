@@ -4,7 +4,7 @@ import { applyXbzrle, RAM_SECTION } from "../../wire/index.js";
 import { inflatePage } from "../compressed-page.js";
 import type { PagePacketSink } from "../multifd/page-packet-sink.js";
 import type { PositionedFile } from "./positioned-file.js";
-import { STAGING_BYTES, WriteCombiner } from "./write-combiner.js";
+import { WriteCombiner } from "./write-combiner.js";
 
 /**
  * Runs of pages below this are written at once and one after the other: handing one to another thread costs more than
@@ -175,7 +175,7 @@ export class PlacedPages implements PagePacketSink {
         bytes,
         first * pageSize,
         (next - first) * pageSize,
-        (file, position, run) => startPieces(file, position, run, writes),
+        (file, position, run) => startWriting(file, position, run, writes),
       );
       first = next;
     }
@@ -258,13 +258,15 @@ export class PlacedPages implements PagePacketSink {
 }
 
 /** Writes pages that follow each other, beside this thread where they are many: `writes` takes what then runs. */
-function startPieces(file: PositionedFile, position: number, run: Uint8Array, writes: Promise<void>[]): void {
-  for (let at = 0; at < run.length; at += STAGING_BYTES) {
-    const piece = run.subarray(at, at + STAGING_BYTES);
-    if (file.startWrite === undefined || piece.length < LEAST_OVERLAPPED_BYTES) {
-      file.writeAt(piece, 0, piece.length, position + at);
-    } else writes.push(file.startWrite(piece, position + at));
-  }
+function startWriting(
+  file: PositionedFile,
+  position: number,
+  run: Uint8Array,
+  writes: Promise<void>[],
+): void {
+  if (file.startWrite === undefined || run.length < LEAST_OVERLAPPED_BYTES) {
+    file.writeAt(run, 0, run.length, position);
+  } else writes.push(file.startWrite(run, position));
 }
 
 function lateWrite(block: string, address: number): MachineError {

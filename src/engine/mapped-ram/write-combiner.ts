@@ -4,7 +4,7 @@ import type { PositionedFile } from "./positioned-file.js";
  * Written in one call. A write of 1 MiB makes ext4 allocate folios of that size, which took up to 2.5 times the processor
  * time of 256 KiB (0.5 against 0.2 s a GiB); below 128 KiB the calls themselves begin to count.
  */
-export const STAGING_BYTES = 256 << 10;
+const STAGING_BYTES = 256 << 10;
 
 /**
  * Gathers pages that follow each other in the file and writes them in one call. Pages of a stream come with headers
