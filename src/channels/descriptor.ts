@@ -10,6 +10,7 @@ import type { FileAccess } from "./positioned-io.js";
 import { SequentialFile } from "./sequential-file.js";
 import { SocketChannel } from "./socket.js";
 import { systemError } from "./system-error.js";
+import type { SecureSocket } from "./tls.js";
 
 /** What a migration does with a descriptor. */
 export type DescriptorUse = "read" | "write";
@@ -107,6 +108,25 @@ export function openDescriptor(
   const syncAtEnd = use === "write" && (stats.isFile() || stats.isBlockDevice());
   return { channel: new SequentialFile(name, fd, undefined, { syncAtEnd }), bothWays: false };
 }
+
+/**
+ * Makes a channel with TLS of a descriptor that is a connected socket.
+ *
+ * @throws As {@link openDescriptor}, and UsageError for one that is no socket; what the handshake throws.
+ */
+export async function openSecureDescriptor(
+  fd: number,
+  name: string,
+  secure: SecureSocket,
+  signal: AbortSignal | undefined,
+): Promise<SocketChannel> {
+  if (!descriptorStats(fd, name).isSocket())
+    throw new UsageError(`${name} is no socket: ${TLS_NEEDS_SOCKET}`);
+  return new SocketChannel(await secure(new net.Socket({ fd, allowHalfOpen: true }), signal), name);
+}
+
+/** Why a migration cannot have TLS. */
+export const TLS_NEEDS_SOCKET = "TLS needs a connection that goes both ways";
 
 /** Descriptors that a management program passed in, by the number of their set: QEMU's `add-fd`. */
 export type DescriptorSets = ReadonlyMap<number, readonly number[]>;

@@ -6,6 +6,7 @@ import type { ByteChannel, ByteSource } from "./byte-stream.js";
 import { connectSocket, type SocketChannel, SocketListener } from "./socket.js";
 import { shareWithDirectoryOwner } from "./socket-path.js";
 import { errnoCode, systemError } from "./system-error.js";
+import type { TlsCredentials } from "./tls-credentials.js";
 import { formatMigrationUri, type MigrationUri } from "./uri.js";
 
 type SocketUri = Extract<MigrationUri, { readonly kind: "unix" | "tcp" }>;
@@ -19,9 +20,13 @@ type SocketUri = Extract<MigrationUri, { readonly kind: "unix" | "tcp" }>;
  */
 export async function acceptSource(
   uri: SocketUri,
-  options: { readonly signal?: AbortSignal; readonly onListening?: (uri: string) => void },
+  options: {
+    readonly signal?: AbortSignal;
+    readonly onListening?: (uri: string) => void;
+    readonly tls?: TlsCredentials;
+  },
 ): Promise<{ readonly source: ByteSource; readonly returnPath: ByteChannel }> {
-  const listener = await listenAt(uri);
+  const listener = await listenAt(uri, options.tls);
   try {
     options.onListening?.(formatMigrationUri(connectable(uri, listener.port)));
     const channel = await listener.accept(options.signal);
@@ -46,9 +51,10 @@ export async function acceptConnections(
     readonly signal?: AbortSignal;
     readonly onListening?: (uri: string) => void;
     readonly onConnection?: (made: number) => void;
+    readonly tls?: TlsCredentials;
   },
 ): Promise<SocketChannel[]> {
-  const listener = await listenAt(uri);
+  const listener = await listenAt(uri, options.tls);
   const channels: SocketChannel[] = [];
   try {
     options.onListening?.(formatMigrationUri(connectable(uri, listener.port)));
@@ -74,9 +80,9 @@ export async function acceptConnections(
   }
 }
 
-async function listenAt(uri: SocketUri): Promise<SocketListener> {
+async function listenAt(uri: SocketUri, tls: TlsCredentials | undefined): Promise<SocketListener> {
   if (uri.kind === "unix") await removeStaleSocket(uri.path);
-  const listener = await SocketListener.listen(uri, formatMigrationUri(uri));
+  const listener = await SocketListener.listen(uri, formatMigrationUri(uri), tls);
   try {
     if (uri.kind === "unix") shareWithDirectoryOwner(uri.path);
     return listener;

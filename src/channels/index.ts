@@ -24,4 +24,15 @@ export { assertSocketPathFits, listeningError } from "./socket-path.js";
 export { RangeSource } from "./range-source.js";
 export { SequentialFile, type SequentialFileOptions } from "./sequential-file.js";
 export { errnoCode, systemError } from "./system-error.js";
+export {
+  DEFAULT_PSK_USERNAME,
+  loadTlsCredentials,
+  nameOfServerCertificate,
+  PSK_FILE,
+  type PskCredentials,
+  pskFilePath,
+  type TlsCredentials,
+  type TlsEndpoint,
+  type X509Credentials,
+} from "./tls-credentials.js";
 export { formatMigrationUri, type MigrationUri, parseFileWithOffset, parseMigrationUri } from "./uri.js";

@@ -1,11 +1,12 @@
-import { throwIfAborted } from "../errors/index.js";
+import { throwIfAborted, UsageError } from "../errors/index.js";
 import type { ByteChannel, ByteSink, ByteSource, IncomingFile, OutgoingFile } from "./byte-stream.js";
 import { CommandSink, CommandSource } from "./command.js";
-import { type DescriptorSets, openDescriptor } from "./descriptor.js";
+import { type DescriptorSets, openDescriptor, openSecureDescriptor, TLS_NEEDS_SOCKET } from "./descriptor.js";
 import { acceptSource } from "./incoming-socket.js";
 import type { DirectIo } from "./direct-io.js";
 import { openFileForReading, openFileForWriting } from "./open-file.js";
 import { connectSocket } from "./socket.js";
+import type { TlsCredentials } from "./tls-credentials.js";
 import { formatMigrationUri, type MigrationUri } from "./uri.js";
 
 /** Where a migration comes from. What is there besides the source says what the source can do. */
@@ -37,6 +38,8 @@ export interface OpenChannelOptions {
   readonly directIo?: DirectIo;
   /** What `file:/dev/fdset/N` stands for: descriptors by the number of their set. They stay the caller's. */
   readonly descriptorSets?: DescriptorSets;
+  /** Over a socket: TLS, with the side that waits for the migration as the server. Everything else refuses it. */
+  readonly tls?: TlsCredentials;
 }
 
 /**
@@ -51,12 +54,20 @@ export async function openIncoming(
   options: OpenChannelOptions & { readonly onListening?: (uri: string) => void } = {},
 ): Promise<IncomingChannel> {
   throwIfAborted(options.signal);
+  checkTls(uri, options.tls);
   switch (uri.kind) {
     case "stdio": {
       const { channel, bothWays } = openDescriptor(0, "standard input", "read");
       return bothWays ? { source: channel, returnPath: channel } : { source: channel };
     }
     case "fd": {
+      if (options.tls !== undefined) {
+        const { prepareServer } = await import("./tls.js");
+        const name = `fd:${uri.fd}`;
+        const secure = prepareServer(options.tls, name);
+        const channel = await openSecureDescriptor(uri.fd, name, secure, options.signal);
+        return { source: channel, returnPath: channel };
+      }
       const { channel, bothWays, file } = openDescriptor(uri.fd, `fd:${uri.fd}`, "read", options.directIo);
       if (bothWays) return { source: channel, returnPath: channel };
       return file === undefined ? { source: channel } : { source: channel, file };
@@ -81,11 +92,19 @@ export async function openOutgoing(
   options: OpenChannelOptions = {},
 ): Promise<OutgoingChannel> {
   throwIfAborted(options.signal);
+  checkTls(uri, options.tls);
   switch (uri.kind) {
     case "stdio":
       // Whatever it is, nobody answers there.
       return { sink: openDescriptor(1, "standard output", "write").channel };
     case "fd": {
+      if (options.tls !== undefined) {
+        const { prepareClient } = await import("./tls.js");
+        const name = `fd:${uri.fd}`;
+        const secure = prepareClient(options.tls, name, undefined);
+        const channel = await openSecureDescriptor(uri.fd, name, secure, options.signal);
+        return { sink: channel, returnPath: channel };
+      }
       const { channel, bothWays, file } = openDescriptor(uri.fd, `fd:${uri.fd}`, "write", options.directIo);
       if (bothWays) return { sink: channel, returnPath: channel };
       return file === undefined ? { sink: channel } : { sink: channel, file };
@@ -102,8 +121,16 @@ export async function openOutgoing(
         uri.kind === "unix" ? uri : { ...uri, host: uri.host || "localhost" },
         formatMigrationUri(uri),
         options.signal,
+        options.tls,
       );
       return { sink: channel, returnPath: channel };
     }
   }
+}
+
+function checkTls({ kind }: MigrationUri, tls: TlsCredentials | undefined): void {
+  if (tls === undefined || kind === "unix" || kind === "tcp" || kind === "fd") return;
+  throw new UsageError(`There is no TLS with ${kind === "stdio" ? "-" : `${kind}:`}: ${TLS_NEEDS_SOCKET}`, {
+    hint: "use unix:PATH, tcp:HOST:PORT or fd:N, or leave the TLS options out",
+  });
 }

@@ -5,6 +5,8 @@ import type { ByteChannel } from "./byte-stream.js";
 import type { ByteReceiver, Delivery } from "./delivery.js";
 import { assertSocketPathFits, listeningError } from "./socket-path.js";
 import { systemError } from "./system-error.js";
+import type { SecureSocket } from "./tls.js";
+import type { TlsCredentials } from "./tls-credentials.js";
 
 /** A Unix socket holds some 200 KiB, and a read gets what is there: a larger buffer would only leave the cache. */
 const READ_BYTES = 256 << 10;
@@ -215,8 +217,9 @@ interface ReadInto {
 function withOwnBuffers(socket: net.Socket, onread: ReadInto): net.Socket | undefined {
   const old = socket as SocketInternals;
   const handle = old._handle;
-  // One that is for writing only must not begin to read.
-  if (!socket.readable || typeof handle?.useUserBuffer !== "function") return undefined;
+  // One that is for writing only must not begin to read. Under TLS, Node's handle reports to its own socket.
+  if (!socket.readable || "encrypted" in socket || typeof handle?.useUserBuffer !== "function")
+    return undefined;
   old._handle = null;
   const moved = new net.Socket({ handle, allowHalfOpen: true, onread } as net.SocketConstructorOpts);
   if ((moved as SocketInternals)._handle === handle) return moved;
@@ -224,19 +227,27 @@ function withOwnBuffers(socket: net.Socket, onread: ReadInto): net.Socket | unde
   return undefined;
 }
 
+/** A connection that came in; under TLS its channel is there after the handshake. */
+interface Arrival {
+  readonly channel: Promise<SocketChannel>;
+  drop(): void;
+}
+
 /** A listening socket that takes one connection after the other. */
 export class SocketListener {
   readonly #server: net.Server;
   readonly #name: string;
-  readonly #waiting: SocketChannel[] = [];
+  readonly #secure: SecureSocket | undefined;
+  readonly #waiting: Arrival[] = [];
   #failure: Error | undefined;
   #wakeAcceptor: (() => void) | undefined;
 
-  private constructor(server: net.Server, name: string) {
+  private constructor(server: net.Server, name: string, secure: SecureSocket | undefined) {
     this.#server = server;
     this.#name = name;
+    this.#secure = secure;
     server.on("connection", (socket) => {
-      this.#waiting.push(new SocketChannel(socket, name));
+      this.#waiting.push(this.#arrive(socket));
       this.#wakeAcceptor?.();
     });
     // No more descriptors, for one; it may come again and again.
@@ -249,13 +260,16 @@ export class SocketListener {
   /**
    * Starts listening at a path, or at host and port; an empty host is every address of this machine.
    *
-   * @throws UsageError for a path that is too long; MachineError `io`.
+   * @param tls With it, every connection is one with TLS, and this side the server.
+   * @throws UsageError for a path that is too long, or credentials that are no good; MachineError `io`.
    */
   static async listen(
     address: { readonly path: string } | { readonly host: string; readonly port: number },
     name: string,
+    tls?: TlsCredentials,
   ): Promise<SocketListener> {
     if ("path" in address) assertSocketPathFits(address.path);
+    const secure = tls === undefined ? undefined : (await import("./tls.js")).prepareServer(tls, name);
     // Half open: a source may close its side and still wait for the return path's last message.
     const server = net.createServer({ allowHalfOpen: true, noDelay: true });
     return new Promise((resolve, reject) => {
@@ -267,7 +281,7 @@ export class SocketListener {
         "path" in address ? { path: address.path } : address.host === "" ? { port: address.port } : address,
         () => {
           server.off("error", failed);
-          resolve(new SocketListener(server, name));
+          resolve(new SocketListener(server, name, secure));
         },
       );
     });
@@ -287,7 +301,8 @@ export class SocketListener {
   /**
    * The next connection.
    *
-   * @throws MachineError `io` when none can be taken; CancelledError when the signal fires first.
+   * @throws MachineError `io` when none can be taken, `tls` or another one when its TLS handshake fails; CancelledError when
+   *   the signal fires first.
    */
   async accept(signal?: AbortSignal): Promise<SocketChannel> {
     throwIfAborted(signal);
@@ -302,30 +317,76 @@ export class SocketListener {
         signal?.addEventListener("abort", wake);
       });
     }
-    const channel = this.#waiting.shift();
-    if (channel !== undefined) return channel;
+    const arrival = this.#waiting.shift();
+    if (arrival !== undefined) return this.#await(arrival, signal);
     throwIfAborted(signal);
     throw systemError("Listening", this.#name, this.#failure ?? new Error("nobody came"));
   }
 
   /** Stops listening; connections that nobody accepted are closed. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
     this.#server.close();
-    await Promise.all(this.#waiting.splice(0).map((channel) => channel.close()));
+    for (const arrival of this.#waiting.splice(0)) arrival.drop();
+    return Promise.resolve();
+  }
+
+  /** Takes a connection, and begins its handshake: a source that opens several does not wait for one after the other. */
+  #arrive(socket: net.Socket): Arrival {
+    if (this.#secure === undefined) {
+      const channel = new SocketChannel(socket, this.#name);
+      return { channel: Promise.resolve(channel), drop: () => void channel.close() };
+    }
+    const dropped = new AbortController();
+    const channel = this.#secure(socket, dropped.signal).then((tls) => new SocketChannel(tls, this.#name));
+    // Whoever accepts it hears how it went.
+    channel.catch(() => undefined);
+    return {
+      channel,
+      drop: () => {
+        dropped.abort();
+        channel.then((opened) => opened.close()).catch(() => undefined);
+      },
+    };
+  }
+
+  async #await(arrival: Arrival, signal: AbortSignal | undefined): Promise<SocketChannel> {
+    const drop = (): void => arrival.drop();
+    signal?.addEventListener("abort", drop, { once: true });
+    try {
+      const channel = await arrival.channel;
+      throwIfAborted(signal);
+      return channel;
+    } finally {
+      signal?.removeEventListener("abort", drop);
+    }
   }
 }
 
 /**
  * Connects to a listening socket.
  *
- * @throws UsageError for a path that is too long; MachineError `io` when nobody listens there; CancelledError.
+ * @param tls With it, the connection is one with TLS, and this side the client.
+ * @throws UsageError for a path that is too long, or credentials that are no good; MachineError `io` when nobody listens
+ *   there, `tls` or another one when the TLS handshake fails; CancelledError.
  */
 export async function connectSocket(
   address: { readonly path: string } | { readonly host: string; readonly port: number },
   name: string,
   signal?: AbortSignal,
+  tls?: TlsCredentials,
 ): Promise<SocketChannel> {
   throwIfAborted(signal);
+  if (tls === undefined) return new SocketChannel(await connect(address, name, signal), name);
+  const { prepareClient } = await import("./tls.js");
+  const secure = prepareClient(tls, name, "host" in address ? address.host : undefined);
+  return new SocketChannel(await secure(await connect(address, name, signal), signal), name);
+}
+
+function connect(
+  address: { readonly path: string } | { readonly host: string; readonly port: number },
+  name: string,
+  signal: AbortSignal | undefined,
+): Promise<net.Socket> {
   if ("path" in address) assertSocketPathFits(address.path);
   return new Promise((resolve, reject) => {
     const socket = net.connect({ ...address, allowHalfOpen: true, noDelay: true });
@@ -341,7 +402,7 @@ export async function connectSocket(
     socket.once("connect", () => {
       signal?.removeEventListener("abort", abort);
       socket.removeAllListeners("error");
-      resolve(new SocketChannel(socket, name));
+      resolve(socket);
     });
   });
 }

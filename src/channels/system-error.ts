@@ -31,6 +31,13 @@ export function systemError(action: string, path: string, cause: unknown): Machi
       cause,
     );
   }
+  if (code?.startsWith("ERR_SSL_") === true) {
+    const what = code
+      .replace(/^ERR_SSL_/, "")
+      .replaceAll("_", " ")
+      .toLowerCase();
+    return new MachineError("tls", `${action} failed: TLS with ${path} broke off: ${what}`, { path }, cause);
+  }
   const why = (code === undefined ? undefined : sentences[code]) ?? `failed with ${code ?? String(cause)}`;
   return new MachineError("io", `${action} failed: ${path} ${why}`, { path }, cause);
 }

@@ -27,6 +27,8 @@ export type MachineErrorCode =
   | "io"
   /** The other side closed or reset the connection. */
   | "connection-closed"
+  /** A TLS handshake came to nothing: the other side speaks no TLS, or one of the two is not who it should be. */
+  | "tls"
   /** A QMP command was answered with an error, or the peer does not speak QMP. */
   | "qmp"
   /** A QEMU cannot do what is asked of it. */

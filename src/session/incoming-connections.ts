@@ -5,6 +5,7 @@ import {
   formatMigrationUri,
   type MigrationUri,
   openIncoming,
+  type TlsCredentials,
 } from "../channels/index.js";
 import { type MultifdConnections, sortConnections } from "../engine/index.js";
 import { UsageError } from "../errors/index.js";
@@ -13,6 +14,8 @@ import { UsageError } from "../errors/index.js";
 export interface IncomingConnectionsOptions {
   /** Multifd channels that the source makes beside its main one; none when not given. */
   readonly channels?: number;
+  /** The source has to connect with TLS, each of its connections. */
+  readonly tls?: TlsCredentials;
   readonly signal?: AbortSignal;
   readonly onListening?: (uri: string) => void;
   readonly onMessage?: (message: string) => void;
@@ -41,10 +44,11 @@ export async function openIncomingConnections(
 ): Promise<IncomingConnections> {
   const { channels } = options;
   if (channels === undefined) {
-    const { signal, onListening } = options;
+    const { signal, onListening, tls } = options;
     const { source, returnPath } = await openIncoming(uri, {
       ...(signal === undefined ? {} : { signal }),
       ...(onListening === undefined ? {} : { onListening }),
+      ...(tls === undefined ? {} : { tls }),
     });
     return { source, ...(returnPath === undefined ? {} : { returnPath }), close: () => source.close() };
   }

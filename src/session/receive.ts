@@ -1,4 +1,10 @@
-import { type ByteSink, type DirectIo, type MigrationUri, OutputFile } from "../channels/index.js";
+import {
+  type ByteSink,
+  type DirectIo,
+  type MigrationUri,
+  OutputFile,
+  type TlsCredentials,
+} from "../channels/index.js";
 import {
   MappedRamWriter,
   type MultifdReceiving,
@@ -25,6 +31,8 @@ export interface ReceiveSnapshotOptions {
   readonly multifdSync?: MultifdSyncMode;
   /** The same, for machine types that do not say it. */
   readonly otherwiseMultifdSync?: MultifdSyncMode;
+  /** Sockets: the source has to migrate with TLS, and this side is the server. */
+  readonly tls?: TlsCredentials;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
   /** A sentence for people: that the source is not held back until the file is safe. */

@@ -1,4 +1,10 @@
-import { type DirectIo, type MigrationUri, openOutgoing, ReadableFile } from "../channels/index.js";
+import {
+  type DirectIo,
+  type MigrationUri,
+  openOutgoing,
+  ReadableFile,
+  type TlsCredentials,
+} from "../channels/index.js";
 import {
   checkPageBitmaps,
   openMappedRam,
@@ -14,6 +20,8 @@ export interface SendSnapshotOptions {
   readonly streamOffset?: number;
   /** Whether pages are read past the page cache; default `off`. */
   readonly directIo?: DirectIo;
+  /** Sockets: the destination waits with TLS, and this side is the client. */
+  readonly tls?: TlsCredentials;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
 }

@@ -4,17 +4,24 @@ import { parseFileWithOffset, parseMigrationUri } from "../../channels/uri.js";
 import { sendSnapshot, type SendSnapshotOptions } from "../../session/send.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes } from "../format.js";
+import { type TlsFlags, tlsFrom } from "../tls-options.js";
 
 /** `ramport send`. */
 export async function send(
   file: string,
   uri: string,
-  options: CommonOptions & Pick<SendSnapshotOptions, "directIo">,
+  options: CommonOptions & TlsFlags & Pick<SendSnapshotOptions, "directIo">,
 ): Promise<void> {
   const parsed = parseMigrationUri(uri);
+  const tls = tlsFrom(options);
   const { path, offset } = parseFileWithOffset(file);
   const result = await withContext(options, (context) =>
-    sendSnapshot(path, parsed, { ...context, streamOffset: offset, directIo: options.directIo ?? "off" }),
+    sendSnapshot(path, parsed, {
+      ...context,
+      ...tls,
+      streamOffset: offset,
+      directIo: options.directIo ?? "off",
+    }),
   );
   const end =
     result.confirmed === true ? "the destination has loaded it" : "nothing said whether it was loaded";

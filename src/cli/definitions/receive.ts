@@ -2,7 +2,7 @@ import type { Command } from "commander";
 
 import { addDirectIo, type DirectIoFlags, takeDirectIo } from "../direct-io-option.js";
 import { wholeNumber } from "../parse-options.js";
-import { defineCommand, multifdSyncOption, targetPageSizeOption } from "./shared.js";
+import { addTlsOptions, defineCommand, multifdSyncOption, targetPageSizeOption } from "./shared.js";
 
 /** Defines `ramport receive`. */
 export function addReceive(program: Command): void {
@@ -16,6 +16,7 @@ export function addReceive(program: Command): void {
       "ramport receive --channels 4 unix:/tmp/in.sock vm.ram   # a source with multifd-channels 4",
       "ramport receive file:vm.stream vm.ram              # a stream that was saved before",
       "zstdcat vm.stream.zst | ramport receive - vm.ram",
+      "ramport receive tcp:0.0.0.0:4444 vm.ram --tls-creds-x509 /etc/pki/qemu",
     ],
   )
     .option(
@@ -23,7 +24,8 @@ export function addReceive(program: Command): void {
       "connections that the pages come over beside the main one: the source's multifd-channels",
       wholeNumber("--channels", 1, 255),
     )
-    .addOption(multifdSyncOption())
+    .addOption(multifdSyncOption());
+  addTlsOptions(command)
     .option("--force", "replace an existing file")
     .addOption(targetPageSizeOption());
   addDirectIo(command, "write pages").action(

@@ -2,7 +2,8 @@ import type { Command } from "commander";
 
 import type { CommonOptions } from "../context.js";
 import { addDirectIo, type DirectIoFlags, takeDirectIo } from "../direct-io-option.js";
-import { defineCommand } from "./shared.js";
+import type { TlsFlags } from "../tls-options.js";
+import { addTlsOptions, defineCommand } from "./shared.js";
 
 /** Defines `ramport send`. */
 export function addSend(program: Command): void {
@@ -14,10 +15,11 @@ export function addSend(program: Command): void {
       "qemu-system-x86_64 -m 2G ... -incoming unix:/tmp/in.sock &",
       "ramport send vm.ram unix:/tmp/in.sock",
       "ramport send vm.ram - | ssh host 'cat > /run/vm.stream'",
+      "ramport send vm.ram tcp:host:4444 --tls-creds-x509 /etc/pki/qemu",
     ],
   );
-  addDirectIo(command, "read").action(
-    async (file: string, uri: string, flags: CommonOptions & DirectIoFlags) => {
+  addDirectIo(addTlsOptions(command), "read").action(
+    async (file: string, uri: string, flags: CommonOptions & DirectIoFlags & TlsFlags) => {
       const { send } = await import("../commands/send.js");
       await send(file, uri, takeDirectIo(flags));
     },

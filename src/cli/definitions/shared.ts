@@ -47,3 +47,24 @@ export const multifdSyncOption = (): Option =>
 /** `--via`. */
 export const viaOption = (): Option =>
   new Option("--via <uri>", "unix:PATH or tcp:HOST:PORT to travel over, where a private socket will not do");
+
+/** The options of TLS, for a command that moves a stream over a socket. */
+export function addTlsOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option(
+        "--tls-creds-x509 <folder>",
+        "TLS with the certificates of a folder laid out for QEMU's tls-creds-x509",
+      ).conflicts("tlsPsk"),
+    )
+    .option(
+      "--tls-psk <file>",
+      "TLS with a pre-shared key: a keys.psk, or its folder, as for QEMU's tls-creds-psk",
+    )
+    .option(
+      "--tls-hostname <name>",
+      "name that the server's certificate must have (default: the address's host)",
+    )
+    .option("--tls-username <name>", "whose key of --tls-psk the connecting side takes (default: qemu)")
+    .option("--no-tls-verify-peer", "with --tls-creds-x509: take whatever certificate the other side has");
+}
