@@ -46,6 +46,13 @@ interface Command<Args, Returns> {
   readonly returns: Returns;
 }
 
+/** Arguments of `object-add`: the kind of object, its name, and properties that go with the kind. */
+export interface ObjectAddArgs {
+  readonly "qom-type": string;
+  readonly id: string;
+  readonly [property: string]: unknown;
+}
+
 /** The typed commands by QEMU's names: `args` is undefined for those without, `returns` for those without an answer. */
 export interface QmpCommands {
   "query-status": Command<undefined, StatusInfo>;
@@ -64,6 +71,8 @@ export interface QmpCommands {
   "migrate-set-capabilities": Command<{ readonly capabilities: readonly MigrationCapability[] }, undefined>;
   "migrate-set-parameters": Command<MigrationParameters, undefined>;
   migrate: Command<MigrateArgs, undefined>;
+  "object-add": Command<ObjectAddArgs, undefined>;
+  "object-del": Command<{ readonly id: string }, undefined>;
   migrate_cancel: Command<undefined, undefined>;
   "migrate-incoming": Command<MigrateIncomingArgs, undefined>;
   /** `state` is the state to leave, `pre-switchover`: a guard against answering a question that has passed. */
@@ -106,6 +115,8 @@ export const answerSchemas: { readonly [C in QmpCommandName]: v.GenericSchema<un
   "migrate-set-capabilities": nothing,
   "migrate-set-parameters": nothing,
   migrate: nothing,
+  "object-add": nothing,
+  "object-del": nothing,
   migrate_cancel: nothing,
   "migrate-incoming": nothing,
   "migrate-continue": nothing,

@@ -1,4 +1,4 @@
-import type { ReadableFile } from "../channels/index.js";
+import type { ReadableFile, TlsCredentials } from "../channels/index.js";
 import { IGNORE_SHARED_CAPABILITY, type MappedRamFile, type ProgressListener } from "../engine/index.js";
 import type { MigrateIncomingArgs, QmpClient } from "../qmp/index.js";
 import type { MigrationAbilities } from "./migration-settings.js";
@@ -23,8 +23,11 @@ export interface RestoreJob {
   readonly qmpPath: string | undefined;
   /** Where QEMU listens instead of a private socket. */
   readonly via: SocketUri | undefined;
+  /** For the socket that the stream travels over; undefined for none. */
+  readonly tls: TlsCredentials | undefined;
   readonly signal: AbortSignal | undefined;
   readonly onProgress: ProgressListener | undefined;
+  readonly onMessage: ((message: string) => void) | undefined;
 }
 
 /** Shared blocks that the file leaves out must be left out by the loader too. */

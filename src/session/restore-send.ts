@@ -2,6 +2,7 @@ import { formatMigrationUri, openOutgoing } from "../channels/index.js";
 import { sendMappedRam } from "../engine/index.js";
 import { applyMigrationSettings } from "./migration-settings.js";
 import { makePrivateSocketPath } from "./private-socket.js";
+import { prepareQemuTls, withHostname } from "./qemu-tls.js";
 import { ignoreShared, incomingArguments, type RestoreJob } from "./restore-method.js";
 import type { SocketUri } from "./via.js";
 import { reasonOfDestination, waitUntilLoaded } from "./wait-load.js";
@@ -14,15 +15,20 @@ import { reasonOfDestination, waitUntilLoaded } from "./wait-load.js";
 export async function restoreBySending(job: RestoreJob): Promise<void> {
   const socket = job.via === undefined ? makePrivateSocketPath(job.qmpPath) : undefined;
   try {
-    const settingsBack = await applyMigrationSettings(job.qmp, job.abilities, {
-      capabilities: ignoreShared(job.skeleton),
-      parameters: {},
-    });
+    const qemuTls = await prepareQemuTls({ ...job, endpoint: "server" });
     try {
-      await sendTo(job, job.via ?? { kind: "unix", path: socket?.path ?? "" });
-      await waitUntilLoaded(job);
+      const settingsBack = await applyMigrationSettings(job.qmp, job.abilities, {
+        capabilities: ignoreShared(job.skeleton),
+        parameters: qemuTls.parameters,
+      });
+      try {
+        await sendTo(job, job.via ?? { kind: "unix", path: socket?.path ?? "" });
+        await waitUntilLoaded(job);
+      } finally {
+        await settingsBack();
+      }
     } finally {
-      await settingsBack();
+      await qemuTls.remove();
     }
   } finally {
     socket?.remove();
@@ -32,7 +38,10 @@ export async function restoreBySending(job: RestoreJob): Promise<void> {
 async function sendTo(job: RestoreJob, address: SocketUri): Promise<void> {
   const { qmp, file, skeleton, signal, onProgress } = job;
   await qmp.execute("migrate-incoming", incomingArguments(qmp, formatMigrationUri(address)));
-  const { sink, returnPath } = await openOutgoing(address, signal === undefined ? {} : { signal });
+  const { sink, returnPath } = await openOutgoing(address, {
+    ...(signal === undefined ? {} : { signal }),
+    ...(job.tls === undefined ? {} : { tls: withHostname(job.tls, job.via) }),
+  });
   try {
     await sendMappedRam(file, skeleton, sink, {
       ...(returnPath === undefined ? {} : { returnPath }),

@@ -1,4 +1,4 @@
-import { type DirectIo, ReadableFile } from "../channels/index.js";
+import { type DirectIo, ReadableFile, type TlsCredentials } from "../channels/index.js";
 import { MachineError, throwIfAborted, UsageError } from "../errors/index.js";
 import {
   checkPageBitmaps,
@@ -9,6 +9,7 @@ import {
 } from "../engine/index.js";
 import type { QmpClient } from "../qmp/index.js";
 import { type MigrationAbilities, queryMigrationAbilities } from "./migration-settings.js";
+import { checkTls } from "./qemu-tls.js";
 import type { RestoreJob, RestoreMethodName } from "./restore-method.js";
 import { restoreByMappedRam } from "./restore-native.js";
 import { restoreBySending } from "./restore-send.js";
@@ -28,9 +29,16 @@ export interface RestoreOptions {
   readonly streamOffset?: number;
   /** Send method: where QEMU listens (`unix:PATH`, `tcp:HOST:PORT`), when a private socket will not do. */
   readonly via?: string;
+  /**
+   * Send method: TLS on that socket, with QEMU and ramport reading the same files. Credentials that the QEMU is set to use already
+   * (`tls-creds`) stay in use on its side.
+   */
+  readonly tls?: TlsCredentials;
   readonly qmpPath?: string;
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
+  /** Called with a sentence for the user when something noteworthy happens. */
+  readonly onMessage?: (message: string) => void;
 }
 
 /** A VM that was restored. */
@@ -59,6 +67,7 @@ export async function restoreVm(
   const startMs = performance.now();
   throwIfAborted(options.signal);
   const via = options.via === undefined ? undefined : parseVia(options.via);
+  checkTls(options.tls, "client");
   const file = ReadableFile.open(path, { directIo: asDirectIo(options.directIo) });
   try {
     const skeleton = openMappedRam(file, options.streamOffset ?? 0);
@@ -87,8 +96,10 @@ export async function restoreVm(
       directIo: file.isDirect,
       qmpPath: options.qmpPath,
       via,
+      tls: options.tls,
       signal: options.signal,
       onProgress: options.onProgress,
+      onMessage: options.onMessage,
     };
     await (method === "mapped-ram" ? restoreByMappedRam(job) : restoreBySending(job));
     if (options.then === "run") await qmp.execute("cont");
@@ -112,17 +123,17 @@ function asDirectIo(wanted: boolean | "auto" = false): DirectIo {
 }
 
 function chooseMethod(abilities: MigrationAbilities, options: RestoreOptions): RestoreMethodName {
-  const { method = "auto", channels = 1, via } = options;
+  const { method = "auto", channels = 1, via, tls } = options;
   const canMap = abilities.capabilities.has(MAPPED_RAM_CAPABILITY);
   if (method === "mapped-ram" && !canMap) {
     const message = "This QEMU cannot load mapped-ram files itself: it is older than 9.0";
     throw new MachineError("not-capable", message, { hint: "use --method send" });
   }
-  if (via !== undefined && (method === "mapped-ram" || channels > 1)) {
+  if ((via !== undefined || tls !== undefined) && (method === "mapped-ram" || channels > 1)) {
     throw new UsageError(
       "With the mapped-ram method or channels, QEMU reads the file itself and nothing travels",
       {
-        hint: "leave --via out, or use --method send",
+        hint: `leave ${via === undefined ? "the TLS options" : "--via"} out, or use --method send`,
       },
     );
   }
@@ -130,5 +141,5 @@ function chooseMethod(abilities: MigrationAbilities, options: RestoreOptions): R
     throw new UsageError("Channels are for the mapped-ram method, of QEMU 9.0 and newer");
   }
   if (method !== "auto") return method;
-  return canMap && via === undefined ? "mapped-ram" : "send";
+  return canMap && via === undefined && tls === undefined ? "mapped-ram" : "send";
 }

@@ -1,3 +1,4 @@
+import type { TlsCredentials } from "../channels/index.js";
 import type { ProgressListener } from "../engine/index.js";
 import type { MigrationInfo, QmpClient } from "../qmp/index.js";
 import type { MigrationAbilities } from "./migration-settings.js";
@@ -36,8 +37,11 @@ export interface SaveJob {
   readonly qmpPath: string | undefined;
   /** Where ramport listens instead of a socket of its own. */
   readonly via: SocketUri | undefined;
+  /** For the socket that the stream travels over; undefined for none. */
+  readonly tls: TlsCredentials | undefined;
   readonly signal: AbortSignal | undefined;
   readonly onProgress: ProgressListener | undefined;
+  readonly onMessage: ((message: string) => void) | undefined;
   /** Called with each answer of query-migrate. */
   readonly onInfo: (info: MigrationInfo) => Promise<void>;
 }

@@ -4,6 +4,7 @@ import type { MigrationInfo } from "../qmp/index.js";
 import { multifdSyncModeOfQemu } from "../engine/index.js";
 import { applyMigrationSettings, type MigrationSettings } from "./migration-settings.js";
 import { makePrivateSocketPath } from "./private-socket.js";
+import { prepareQemuTls } from "./qemu-tls.js";
 import { receiveSnapshot, type WrittenSnapshot } from "./receive.js";
 import type { SavedByMethod, SaveJob } from "./save-method.js";
 import { endMigration, progressOf, waitForMigration } from "./wait-migration.js";
@@ -22,12 +23,21 @@ export async function saveByStream(job: SaveJob): Promise<SavedByMethod> {
   }
   const socket = job.via === undefined ? makePrivateSocketPath(job.qmpPath) : undefined;
   try {
-    const restoreSettings = await applyMigrationSettings(job.qmp, job.abilities, streamSettings(job));
+    const qemuTls = await prepareQemuTls({ ...job, endpoint: "client" });
     try {
-      return await migrateIntoSocket(job, job.via ?? { kind: "unix", path: socket?.path ?? "" });
+      const { capabilities, parameters } = streamSettings(job);
+      const restoreSettings = await applyMigrationSettings(job.qmp, job.abilities, {
+        capabilities,
+        parameters: { ...parameters, ...qemuTls.parameters },
+      });
+      try {
+        return await migrateIntoSocket(job, job.via ?? { kind: "unix", path: socket?.path ?? "" });
+      } finally {
+        await endMigration(job.qmp);
+        await restoreSettings();
+      }
     } finally {
-      await endMigration(job.qmp);
-      await restoreSettings();
+      await qemuTls.remove();
     }
   } finally {
     socket?.remove();
@@ -61,6 +71,7 @@ async function migrateIntoSocket(job: SaveJob, uri: MigrationUri): Promise<Saved
   try {
     snapshot = await receiveSnapshot(uri, job.outputPath, {
       replace: job.replace,
+      ...(job.tls === undefined ? {} : { tls: job.tls }),
       signal: AbortSignal.any(signals),
       ...(job.channels > 1
         ? { channels: job.channels, otherwiseMultifdSync: multifdSyncModeOfQemu(job.qmp.version) }

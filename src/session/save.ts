@@ -1,11 +1,13 @@
 import path from "node:path";
 
+import type { TlsCredentials } from "../channels/index.js";
 import { MachineError, throwIfAborted, UsageError } from "../errors/index.js";
 import { MAPPED_RAM_CAPABILITY, type ProgressListener } from "../engine/index.js";
 import type { MigrationInfo, QmpClient } from "../qmp/index.js";
 import { ConvergenceWatch } from "./convergence.js";
 import { type MigrationAbilities, queryMigrationAbilities } from "./migration-settings.js";
 import type { WrittenSnapshot } from "./receive.js";
+import { checkTls } from "./qemu-tls.js";
 import type {
   MultifdCompressionName,
   SavedByMethod,
@@ -40,6 +42,11 @@ export interface SaveOptions {
   readonly maxBandwidth?: number;
   /** Stream method: where ramport listens (`unix:PATH`, `tcp:HOST:PORT`), when QEMU cannot reach a private socket. */
   readonly via?: string;
+  /**
+   * Stream method: TLS on that socket, with QEMU and ramport reading the same files. Credentials that the QEMU is set to use already
+   * (`tls-creds`) stay in use on its side.
+   */
+  readonly tls?: TlsCredentials;
   /** Path of the QMP socket, when there is one: its owner is taken for QEMU's user. */
   readonly qmpPath?: string;
   /** Replace an existing file. */
@@ -79,6 +86,7 @@ export async function saveVm(
   throwIfAborted(options.signal);
   const via = options.via === undefined ? undefined : parseVia(options.via);
   checkOptions(options);
+  checkTls(options.tls, "server");
   const guest = await qmp.execute("query-status");
   if (guest.status === "inmigrate") {
     throw new MachineError(
@@ -136,6 +144,7 @@ function checkOptions({
   directIo = false,
   multifdCompression = "none",
   via,
+  tls,
   live,
   stopAfterSeconds,
 }: SaveOptions): void {
@@ -143,11 +152,11 @@ function checkOptions({
     throw new UsageError("The number of channels is 1 to 255", { actual: channels });
   }
   const needsMapped = method === "mapped-ram" || directIo;
-  if (needsMapped && via !== undefined) {
+  if (needsMapped && (via !== undefined || tls !== undefined)) {
     throw new UsageError(
       "With the mapped-ram method or direct I/O, QEMU writes the file itself and travels nowhere",
       {
-        hint: "leave --via out, or use --method stream",
+        hint: `leave ${via === undefined ? "the TLS options" : "--via"} out, or use --method stream`,
       },
     );
   }
@@ -162,7 +171,7 @@ function checkOptions({
 }
 
 function chooseMethods(abilities: MigrationAbilities, options: SaveOptions): readonly SaveMethodName[] {
-  const { method = "auto", directIo = false, via, multifdCompression = "none" } = options;
+  const { method = "auto", directIo = false, via, tls, multifdCompression = "none" } = options;
   const canMap = abilities.capabilities.has(MAPPED_RAM_CAPABILITY);
   if (method === "mapped-ram" && !canMap) {
     throw new MachineError(
@@ -176,7 +185,7 @@ function chooseMethods(abilities: MigrationAbilities, options: SaveOptions): rea
   if (method !== "auto") return [method];
   if (directIo) return ["mapped-ram"];
   if (multifdCompression !== "none") return ["stream"];
-  return canMap && via === undefined ? ["mapped-ram", "stream"] : ["stream"];
+  return canMap && via === undefined && tls === undefined ? ["mapped-ram", "stream"] : ["stream"];
 }
 
 function makeJob(
@@ -201,8 +210,10 @@ function makeJob(
     maxBandwidth: options.maxBandwidth ?? 0,
     qmpPath: options.qmpPath,
     via,
+    tls: options.tls,
     signal: options.signal,
     onProgress: options.onProgress,
+    onMessage: options.onMessage,
   };
 }
 

@@ -12,7 +12,7 @@ import {
   sendMappedRam,
   type SendResult,
 } from "../engine/index.js";
-import { UsageError } from "../errors/index.js";
+import { MachineError, UsageError } from "../errors/index.js";
 
 /** How to send a snapshot. */
 export interface SendSnapshotOptions {
@@ -53,10 +53,20 @@ export async function sendSnapshot(
         ...options,
         ...(returnPath === undefined ? {} : { returnPath }),
       });
+    } catch (error) {
+      throw withReason(error);
     } finally {
       await sink.close();
     }
   } finally {
     file.close();
   }
+}
+
+/** A destination that hangs up does not say why on the connection. */
+function withReason(error: unknown): unknown {
+  if (!(error instanceof MachineError) || error.code !== "connection-closed") return error;
+  if (error.data.hint !== undefined) return error;
+  const hint = "its own error says why: look at its standard error or log (does it want TLS?)";
+  return new MachineError(error.code, error.message, { ...error.data, hint }, error);
 }

@@ -23,10 +23,14 @@ export interface SectionHeader {
 /** Bytes of a section footer: type and section id. */
 export const SECTION_FOOTER_BYTES = 5;
 
+/** What a TLS client begins with: the type of a handshake record (22), and a version as TLS 1.0 to 1.3 write it there. */
+const TLS_HANDSHAKES: ReadonlySet<number> = new Set([0x16_03_01, 0x16_03_02, 0x16_03_03]);
+
 /**
  * Decodes the eight bytes that open a stream.
  *
- * @throws FormatError `malformed` (not a migration stream) or `unsupported` (another version, a multifd channel).
+ * @throws FormatError `malformed` (not a migration stream) or `unsupported` (another version, a multifd channel,
+ *   TLS).
  */
 export function decodeFileHeader(reader: ByteReader): void {
   const offset = reader.offset;
@@ -36,6 +40,16 @@ export function decodeFileHeader(reader: ByteReader): void {
       offset,
       hint: "turn the multifd capability off at the source",
     });
+  }
+  if (TLS_HANDSHAKES.has(magic >>> 8)) {
+    throw new FormatError(
+      "unsupported",
+      "The source uses TLS, and this side was given no credentials for it",
+      {
+        offset,
+        hint: "use --tls-creds-x509 or --tls-psk, or clear tls-creds at the source",
+      },
+    );
   }
   if (magic !== QEMU_VM_FILE_MAGIC) {
     throw new FormatError("malformed", "This is not a QEMU migration stream", {

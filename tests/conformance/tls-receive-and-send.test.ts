@@ -53,9 +53,7 @@ async function startGuest(version: QemuVersion, ...capabilities: readonly string
 }
 
 /** A saved guest, as a file that ramport wrote. */
-async function saved(
-  version: QemuVersion,
-): Promise<{ readonly file: string; readonly state: GuestState }> {
+async function saved(version: QemuVersion): Promise<{ readonly file: string; readonly state: GuestState }> {
   const source = await startGuest(version);
   const file = workDir.file("vm.ram");
   await ramportJson(["save", "--qmp", source.qmpPath, "--live", file]);
@@ -145,11 +143,12 @@ if (!hasOpenssl()) {
 
     test.each([
       ["QEMU has no TLS", undefined, "x509", /does not speak TLS; set its tls-creds/],
-      ["ramport has no TLS", "x509", undefined, /The source uses TLS; .*--tls-creds-x509/],
+      ["ramport has no TLS", "x509", undefined, /The source uses TLS.*--tls-creds-x509/],
       ["certificates against a key", "x509", "psk", /share no way to do TLS/],
       ["a key against certificates", "psk", "x509", /share no way to do TLS/],
       ["different keys", "psk", "other psk", /different keys/],
-      ["ramport has another CA", "x509", "other x509", /refused the TLS handshake|closed the connection during/],
+      // QEMU has no certificate of the CA that ramport names, and so shows none.
+      ["ramport has another CA", "x509", "other x509", /showed no certificate.*of the same CA/],
     ] as const)("receive: %s", async (_what, theirs, ours, expected) => {
       const source = await startGuest(version);
       const folders = { x509: makeCredentials("x509", "a"), psk: makeCredentials("psk", "b") };
@@ -175,8 +174,8 @@ if (!hasOpenssl()) {
 
     test.each([
       ["QEMU has no TLS", undefined, "x509", /closed the connection during the TLS handshake/],
-      ["ramport has no TLS", "x509", undefined, /./],
-      ["different keys", "psk", "other psk", /./],
+      ["ramport has no TLS", "x509", undefined, /closed .*; its own error says why/],
+      ["different keys", "psk", "other psk", /closed the connection during the TLS handshake/],
       ["another CA", "x509", "other x509", /is not signed by the CA of/],
     ] as const)("send: %s", async (_what, theirs, ours, expected) => {
       const { file } = await saved(version);

@@ -2,19 +2,22 @@ import { printable } from "../../errors/index.js";
 import { type SaveOptions, type SaveResult, saveVm } from "../../session/save.js";
 import { type CommonOptions, printResult, withContext } from "../context.js";
 import { bytes, duration } from "../format.js";
+import { type TlsFlags, tlsFrom } from "../tls-options.js";
 import { withQmp } from "./connect.js";
 
 /** `ramport save`. */
 export async function save(
   output: string,
-  options: CommonOptions & { readonly qmp: string } & Omit<
+  options: CommonOptions &
+    TlsFlags & { readonly qmp: string } & Omit<
       SaveOptions,
-      "signal" | "onProgress" | "onMessage" | "qmpPath"
+      "signal" | "onProgress" | "onMessage" | "qmpPath" | "tls"
     >,
 ): Promise<void> {
+  const tls = tlsFrom(options);
   const result = await withContext(options, (context) =>
     withQmp(options.qmp, context.signal, (qmp, qmpPath) =>
-      saveVm(qmp, output, { ...options, ...context, ...(qmpPath === undefined ? {} : { qmpPath }) }),
+      saveVm(qmp, output, { ...options, ...context, ...tls, ...(qmpPath === undefined ? {} : { qmpPath }) }),
     ),
   );
   printResult(options, result, describe(output, result));

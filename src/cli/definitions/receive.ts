@@ -24,11 +24,10 @@ export function addReceive(program: Command): void {
       "connections that the pages come over beside the main one: the source's multifd-channels",
       wholeNumber("--channels", 1, 255),
     )
-    .addOption(multifdSyncOption());
-  addTlsOptions(command)
+    .addOption(multifdSyncOption())
     .option("--force", "replace an existing file")
     .addOption(targetPageSizeOption());
-  addDirectIo(command, "write pages").action(
+  addTlsOptions(addDirectIo(command, "write pages")).action(
     async (uri: string, out: string, { force, ...flags }: ReceiveFlags) => {
       const { receive } = await import("../commands/receive.js");
       await receive(uri, out, { ...takeDirectIo(flags), ...(force === true ? { replace: true } : {}) });

@@ -1,11 +1,11 @@
 import { type Command, Option } from "commander";
 
 import { wholeNumber } from "../parse-options.js";
-import { defineCommand, qmpOption, viaOption } from "./shared.js";
+import { addTlsOptions, defineCommand, qmpOption, viaOption } from "./shared.js";
 
 /** Defines `ramport restore`. */
 export function addRestore(program: Command): void {
-  defineCommand(
+  const command = defineCommand(
     program,
     "restore <file>",
     "Load a mapped-ram file into a QEMU started with -incoming defer.",
@@ -13,6 +13,7 @@ export function addRestore(program: Command): void {
       "qemu-system-x86_64 -m 2G ... -incoming defer -qmp unix:/run/new.qmp,server=on,wait=off &",
       "ramport restore vm.ram --qmp /run/new.qmp          # runs, or is paused, as it was saved",
       "ramport restore vm.ram --qmp /run/new.qmp --run    # runs in any case",
+      "ramport restore vm.ram --qmp tcp:host:5555 --via tcp:host:4444 --tls-psk /etc/pki/qemu/keys.psk",
     ],
   )
     .addOption(qmpOption())
@@ -26,8 +27,9 @@ export function addRestore(program: Command): void {
     .option("--channels <n>", "multifd channels (mapped-ram method)", wholeNumber("--channels", 1, 255))
     .option("--direct-io", "read past the page cache (mapped-ram method: QEMU 9.1 and newer)")
     .option("--direct-io=auto", "the same, where the file system can")
-    .addOption(viaOption())
-    .action(async (file: string, { run, paused, "directIo=auto": auto, ...options }: RestoreFlags) => {
+    .addOption(viaOption());
+  addTlsOptions(command).action(
+    async (file: string, { run, paused, "directIo=auto": auto, ...options }: RestoreFlags) => {
       const { restore } = await import("../commands/restore.js");
       const then = run === true ? "run" : paused === true ? "pause" : undefined;
       await restore(file, {
@@ -35,7 +37,8 @@ export function addRestore(program: Command): void {
         ...(then === undefined ? {} : { then }),
         ...(auto === true ? { directIo: "auto" } : {}),
       });
-    });
+    },
+  );
 }
 
 type RestoreFlags = Omit<Parameters<typeof import("../commands/restore.js").restore>[1], "then"> & {

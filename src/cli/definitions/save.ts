@@ -1,17 +1,23 @@
 import { type Command, Option } from "commander";
 
 import { byteCount, seconds, wholeNumber } from "../parse-options.js";
-import { defineCommand, qmpOption, viaOption } from "./shared.js";
+import { addTlsOptions, defineCommand, qmpOption, viaOption } from "./shared.js";
 
 /** Defines `ramport save`. */
 export function addSave(program: Command): void {
-  defineCommand(program, "save <out>", "Save the VM behind a QMP socket into a mapped-ram file.", [
-    "ramport save --qmp /run/vm.qmp vm.ram              # stop the guest, save it, leave it stopped",
-    "ramport save --qmp /run/vm.qmp --resume vm.ram     # ... and let it run again",
-    "ramport save --qmp /run/vm.qmp --live vm.ram       # save while it runs; it stops at the switch-over",
-    "ramport save --qmp /run/vm.qmp --channels 4 vm.ram # QEMU writes with four threads",
-    "ramport save --qmp /run/vm.qmp --method stream --channels 4 vm.ram   # ... sends over four connections",
-  ])
+  const command = defineCommand(
+    program,
+    "save <out>",
+    "Save the VM behind a QMP socket into a mapped-ram file.",
+    [
+      "ramport save --qmp /run/vm.qmp vm.ram              # stop the guest, save it, leave it stopped",
+      "ramport save --qmp /run/vm.qmp --resume vm.ram     # ... and let it run again",
+      "ramport save --qmp /run/vm.qmp --live vm.ram       # save while it runs; it stops at the switch-over",
+      "ramport save --qmp /run/vm.qmp --channels 4 vm.ram # QEMU writes with four threads",
+      "ramport save --qmp /run/vm.qmp --method stream --channels 4 vm.ram   # ... sends over four connections",
+      "ramport save --qmp tcp:host:5555 --via tcp:me:4444 --tls-creds-x509 /etc/pki/qemu vm.ram",
+    ],
+  )
     .addOption(qmpOption())
     .option("--live", "keep the guest running until the switch-over")
     .option("--resume", "let the guest run again afterwards, if it ran before")
@@ -49,15 +55,15 @@ export function addSave(program: Command): void {
       byteCount("--max-bandwidth"),
     )
     .addOption(viaOption())
-    .option("--force", "replace an existing file")
-    .action(async (out: string, { stopAfter, force, ...options }: SaveFlags) => {
-      const { save } = await import("../commands/save.js");
-      await save(out, {
-        ...options,
-        ...(stopAfter === undefined ? {} : { stopAfterSeconds: stopAfter }),
-        ...(force === true ? { replace: true } : {}),
-      });
+    .option("--force", "replace an existing file");
+  addTlsOptions(command).action(async (out: string, { stopAfter, force, ...options }: SaveFlags) => {
+    const { save } = await import("../commands/save.js");
+    await save(out, {
+      ...options,
+      ...(stopAfter === undefined ? {} : { stopAfterSeconds: stopAfter }),
+      ...(force === true ? { replace: true } : {}),
     });
+  });
 }
 
 type SaveFlags = Omit<
