@@ -23,6 +23,8 @@ export interface CertificateOptions {
   readonly names?: string;
   /** Its time ended yesterday. */
   readonly expired?: boolean;
+  /** A server's certificate says that it is a client's, and the other way round. */
+  readonly swapRoles?: boolean;
 }
 
 /** A CA of its own, that exists for one test. */
@@ -53,14 +55,17 @@ export class TestCa {
     return folder;
   }
 
-  #issueOne(folder: string, side: "server" | "client", { names, expired = false }: CertificateOptions): void {
+  #issueOne(folder: string, side: "server" | "client", options: CertificateOptions): void {
+    const { names, expired = false, swapRoles = false } = options;
+    const role = (side === "server") === swapRoles ? "client" : "server";
     const serial = this.#serial++;
     const subject = side === "server" ? SERVER_NAME : "client.example";
-    const defaultNames = side === "server" ? `DNS:${SERVER_NAME},DNS:localhost,IP:127.0.0.1` : `DNS:${subject}`;
+    const defaultNames =
+      side === "server" ? `DNS:${SERVER_NAME},DNS:localhost,IP:127.0.0.1` : `DNS:${subject}`;
     const extensions = [
       "basicConstraints=critical,CA:FALSE",
       "keyUsage=critical,digitalSignature,keyEncipherment",
-      `extendedKeyUsage=${side}Auth`,
+      `extendedKeyUsage=${role}Auth`,
       `subjectAltName=${names ?? defaultNames}`,
     ];
     const work = (name: string): string => path.join(this.#folder, `${name}-${serial}`);
@@ -76,10 +81,10 @@ export class TestCa {
   }
 }
 
-/** Writes a `keys.psk` with one key for QEMU's default user into a new folder. */
-export function makePskFolder(folder: string): string {
+/** Writes a `keys.psk` with one key, for QEMU's default user, into a new folder. */
+export function makePskFolder(folder: string, username = "qemu"): string {
   mkdirSync(folder);
-  writeFileSync(path.join(folder, "keys.psk"), `qemu:${randomBytes(32).toString("hex")}\n`);
+  writeFileSync(path.join(folder, "keys.psk"), `${username}:${randomBytes(32).toString("hex")}\n`);
   return folder;
 }
 
