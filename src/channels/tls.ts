@@ -121,6 +121,7 @@ function handshake(
   signal: AbortSignal | undefined,
   begin: (done: (secured: tls.TLSSocket) => void, failed: (error: Error) => void) => void,
 ): Promise<tls.TLSSocket> {
+  if (signal?.aborted === true) socket.destroy();
   throwIfAborted(signal);
   return new Promise((resolve, reject) => {
     const settle = (): void => {

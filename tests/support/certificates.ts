@@ -55,6 +55,21 @@ export class TestCa {
     return folder;
   }
 
+  /** Writes a `ca-crl.pem` that takes back the certificates with these numbers: the first that was issued is 1. */
+  revoke(folder: string, ...serials: readonly number[]): void {
+    const config = "[ca]\ndefault_ca=c\n[c]\ndatabase=index.txt\ndefault_md=sha256\ndefault_crl_days=2\n";
+    writeFileSync(path.join(this.#folder, "ca.conf"), config);
+    const lines = serials.map((serial) => {
+      const number = serial.toString(16).toUpperCase().padStart(2, "0");
+      return `R\t491231235959Z\t240101000000Z\t${number}\tunknown\t/CN=revoked\n`;
+    });
+    writeFileSync(path.join(this.#folder, "index.txt"), lines.join(""));
+    openssl(this.#folder, [
+      ...["ca", "-gencrl", "-config", "ca.conf", "-cert", "ca-cert.pem", "-keyfile", "ca-key.pem"],
+      ...["-out", path.join(folder, "ca-crl.pem")],
+    ]);
+  }
+
   #issueOne(folder: string, side: "server" | "client", options: CertificateOptions): void {
     const { names, expired = false, swapRoles = false } = options;
     const role = (side === "server") === swapRoles ? "client" : "server";
