@@ -35,15 +35,18 @@ const CERTIFICATE_PROBLEMS: Readonly<Record<string, string>> = {
   CRL_HAS_EXPIRED: "cannot be checked: the list in ca-crl.pem has expired",
 };
 
+/** What OpenSSL calls an alert of the other side depends on its version, and on that of TLS. */
+const ALERT_PREFIX = /^ERR_SSL_(?:SSLV3|TLSV1|TLSV13|SSL\/TLS)_ALERT_/;
+
 const OTHER_KEY = new Set([
   "ERR_SSL_BINDER_DOES_NOT_VERIFY",
   "ERR_SSL_DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
   "ERR_SSL_BAD_RECORD_MAC",
   "ERR_SSL_CIPHER_OPERATION_FAILED",
   "ERR_SSL_DIGEST_CHECK_FAILED",
-  "ERR_SSL_SSLV3_ALERT_BAD_RECORD_MAC",
-  "ERR_SSL_TLSV1_ALERT_DECRYPT_ERROR",
-  "ERR_SSL_SSLV3_ALERT_ILLEGAL_PARAMETER",
+  "ERR_SSL_ALERT_BAD_RECORD_MAC",
+  "ERR_SSL_ALERT_DECRYPT_ERROR",
+  "ERR_SSL_ALERT_ILLEGAL_PARAMETER",
 ]);
 
 const NO_TLS = new Set([
@@ -63,7 +66,7 @@ const NO_TLS = new Set([
  */
 export function handshakeError(peer: TlsPeer, cause: Error | undefined): MachineError {
   const { name, role, credentials } = peer;
-  const code = errnoCode(cause) ?? "";
+  const code = (errnoCode(cause) ?? "").replace(ALERT_PREFIX, "ERR_SSL_ALERT_");
   const refused = (message: string, hint?: string, actual?: string): MachineError =>
     new MachineError(
       "tls",
@@ -129,7 +132,7 @@ function otherSideRefused(
   code: string,
   cause: Error | undefined,
 ): MachineError {
-  const alert = /^ERR_SSL_(?:SSLV3|TLSV1|TLSV13)_ALERT_(?<alert>\w+)$/.exec(code)?.groups?.alert;
+  const alert = /^ERR_SSL_ALERT_(?<alert>\w+)$/.exec(code)?.groups?.alert;
   const closed = code === "" || code === "ECONNRESET" || code === "EPIPE";
   if (alert === undefined && !closed) {
     const why = code
