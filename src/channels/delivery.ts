@@ -32,7 +32,8 @@ export function deliver(source: ByteSource, receiver: ByteReceiver): Delivery {
     : deliverByReading(source, receiver);
 }
 
-function deliverByReading(source: ByteSource, receiver: ByteReceiver): Delivery {
+/** The same for a source that has no faster way than reads. */
+export function deliverByReading(source: ByteSource, receiver: ByteReceiver): Delivery {
   let resumed = (): void => undefined;
   const run = async (): Promise<void> => {
     for (;;) {

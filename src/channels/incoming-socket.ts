@@ -3,7 +3,9 @@ import { setImmediate } from "node:timers/promises";
 
 import { FormatError, throwIfAborted } from "../errors/index.js";
 import type { ByteChannel, ByteSource } from "./byte-stream.js";
-import { connectSocket, type SocketChannel, SocketListener } from "./socket.js";
+import { connectSocket } from "./connect-socket.js";
+import type { SocketChannel } from "./socket.js";
+import { SocketListener } from "./socket-listener.js";
 import { shareWithDirectoryOwner } from "./socket-path.js";
 import { errnoCode, systemError } from "./system-error.js";
 import type { TlsCredentials } from "./tls-credentials.js";

@@ -19,7 +19,9 @@ export {
 } from "./open.js";
 export { OverlappedIo } from "./overlapped-io.js";
 export { OutputFile } from "./output-file.js";
-export { connectSocket, SocketChannel, SocketListener } from "./socket.js";
+export { connectSocket } from "./connect-socket.js";
+export { SocketChannel } from "./socket.js";
+export { SocketListener } from "./socket-listener.js";
 export { assertSocketPathFits, listeningError } from "./socket-path.js";
 export { RangeSource } from "./range-source.js";
 export { SequentialFile, type SequentialFileOptions } from "./sequential-file.js";

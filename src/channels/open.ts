@@ -5,7 +5,7 @@ import { type DescriptorSets, openDescriptor, openSecureDescriptor, TLS_NEEDS_SO
 import { acceptSource } from "./incoming-socket.js";
 import type { DirectIo } from "./direct-io.js";
 import { openFileForReading, openFileForWriting } from "./open-file.js";
-import { connectSocket } from "./socket.js";
+import { connectSocket } from "./connect-socket.js";
 import type { TlsCredentials } from "./tls-credentials.js";
 import { formatMigrationUri, type MigrationUri } from "./uri.js";
 

@@ -1,12 +1,9 @@
 import net from "node:net";
 
-import { CancelledError, MachineError, throwIfAborted } from "../errors/index.js";
+import { MachineError } from "../errors/index.js";
 import type { ByteChannel } from "./byte-stream.js";
-import type { ByteReceiver, Delivery } from "./delivery.js";
-import { assertSocketPathFits, listeningError } from "./socket-path.js";
+import { type ByteReceiver, deliverByReading, type Delivery } from "./delivery.js";
 import { systemError } from "./system-error.js";
-import type { SecureSocket } from "./tls.js";
-import type { TlsCredentials } from "./tls-credentials.js";
 
 /** A Unix socket holds some 200 KiB, and a read gets what is there: a larger buffer would only leave the cache. */
 const READ_BYTES = 256 << 10;
@@ -17,6 +14,8 @@ const SPILL_BYTES = 4 << 10;
 /** A connected stream socket as a channel. */
 export class SocketChannel implements ByteChannel {
   readonly #socket: net.Socket;
+  /** Whether the kernel writes into buffers of ours; otherwise, as under TLS, pieces come. */
+  readonly #ownBuffers: boolean;
   readonly #peer: string;
   /** What came and nobody has read yet; while there is any, the socket is paused. */
   #rest: Uint8Array = new Uint8Array();
@@ -47,9 +46,8 @@ export class SocketChannel implements ByteChannel {
       callback: (count) => this.#arrived(count),
     });
     this.#socket = fast ?? socket;
-    if (fast === undefined) {
-      socket.on("data", (piece: Uint8Array) => this.#gather(piece));
-    }
+    this.#ownBuffers = fast !== undefined;
+    if (fast === undefined) socket.on("data", (piece: Uint8Array) => this.#gather(piece));
     this.#socket.on("end", () => this.#stop("ended"));
     this.#socket.on("error", (error) => this.#stop("failed", error));
     this.#socket.on("close", () => this.#stop("failed"));
@@ -75,6 +73,7 @@ export class SocketChannel implements ByteChannel {
    * receiver without room holds the connection back until it resumes.
    */
   deliver(receiver: ByteReceiver): Delivery {
+    if (!this.#ownBuffers) return deliverByReading(this, receiver);
     const ended = new Promise<void>((resolve) => (this.#deliveryEnded = resolve));
     this.#receiver = receiver;
     this.#resume();
@@ -275,184 +274,4 @@ function withOwnBuffers(socket: net.Socket, onread: ReadInto): net.Socket | unde
   if ((moved as SocketInternals)._handle === handle) return moved;
   old._handle = handle;
   return undefined;
-}
-
-/** A connection that came in; under TLS its channel is there after the handshake. */
-interface Arrival {
-  readonly channel: Promise<SocketChannel>;
-  drop(): void;
-}
-
-/** A listening socket that takes one connection after the other. */
-export class SocketListener {
-  readonly #server: net.Server;
-  readonly #name: string;
-  readonly #secure: SecureSocket | undefined;
-  readonly #waiting: Arrival[] = [];
-  #failure: Error | undefined;
-  #wakeAcceptor: (() => void) | undefined;
-
-  private constructor(server: net.Server, name: string, secure: SecureSocket | undefined) {
-    this.#server = server;
-    this.#name = name;
-    this.#secure = secure;
-    server.on("connection", (socket) => {
-      this.#waiting.push(this.#arrive(socket));
-      this.#wakeAcceptor?.();
-    });
-    // No more descriptors, for one; it may come again and again.
-    server.on("error", (error) => {
-      this.#failure ??= error;
-      this.#wakeAcceptor?.();
-    });
-  }
-
-  /**
-   * Starts listening at a path, or at host and port; an empty host is every address of this machine.
-   *
-   * @param tls With it, every connection is one with TLS, and this side the server.
-   * @throws UsageError for a path that is too long, or credentials that are no good; MachineError `io`.
-   */
-  static async listen(
-    address: { readonly path: string } | { readonly host: string; readonly port: number },
-    name: string,
-    tls?: TlsCredentials,
-  ): Promise<SocketListener> {
-    if ("path" in address) assertSocketPathFits(address.path);
-    const secure = tls === undefined ? undefined : (await import("./tls.js")).prepareServer(tls, name);
-    // Half open: a source may close its side and still wait for the return path's last message.
-    const server = net.createServer({ allowHalfOpen: true, noDelay: true });
-    return new Promise((resolve, reject) => {
-      const socketPath = "path" in address ? address.path : undefined;
-      const failed = (cause: Error): void => reject(listeningError(name, socketPath, cause));
-      server.once("error", failed);
-      server.listen(
-        // Without a host, Node takes IPv4 where there is no IPv6.
-        "path" in address ? { path: address.path } : address.host === "" ? { port: address.port } : address,
-        () => {
-          server.off("error", failed);
-          resolve(new SocketListener(server, name, secure));
-        },
-      );
-    });
-  }
-
-  /** The TCP port in use; undefined on a path. */
-  get port(): number | undefined {
-    const address = this.#server.address();
-    return typeof address === "object" && address !== null ? address.port : undefined;
-  }
-
-  /** Whether there are connections that nobody accepted yet. */
-  get hasWaiting(): boolean {
-    return this.#waiting.length > 0;
-  }
-
-  /**
-   * The next connection.
-   *
-   * @throws MachineError `io` when none can be taken, `tls` or another one when its TLS handshake fails; CancelledError when
-   *   the signal fires first.
-   */
-  async accept(signal?: AbortSignal): Promise<SocketChannel> {
-    throwIfAborted(signal);
-    if (this.#waiting.length === 0 && this.#failure === undefined) {
-      await new Promise<void>((resolve) => {
-        const wake = (): void => {
-          signal?.removeEventListener("abort", wake);
-          this.#wakeAcceptor = undefined;
-          resolve();
-        };
-        this.#wakeAcceptor = wake;
-        signal?.addEventListener("abort", wake);
-      });
-    }
-    const arrival = this.#waiting.shift();
-    if (arrival !== undefined) return this.#await(arrival, signal);
-    throwIfAborted(signal);
-    throw systemError("Listening", this.#name, this.#failure ?? new Error("nobody came"));
-  }
-
-  /** Stops listening; connections that nobody accepted are closed. */
-  close(): Promise<void> {
-    this.#server.close();
-    for (const arrival of this.#waiting.splice(0)) arrival.drop();
-    return Promise.resolve();
-  }
-
-  /** Takes a connection, and begins its handshake: a source that opens several does not wait for one after the other. */
-  #arrive(socket: net.Socket): Arrival {
-    if (this.#secure === undefined) {
-      const channel = new SocketChannel(socket, this.#name);
-      return { channel: Promise.resolve(channel), drop: () => void channel.close() };
-    }
-    const dropped = new AbortController();
-    const channel = this.#secure(socket, dropped.signal).then((tls) => new SocketChannel(tls, this.#name));
-    // Whoever accepts it hears how it went.
-    channel.catch(() => undefined);
-    return {
-      channel,
-      drop: () => {
-        dropped.abort();
-        channel.then((opened) => opened.close()).catch(() => undefined);
-      },
-    };
-  }
-
-  async #await(arrival: Arrival, signal: AbortSignal | undefined): Promise<SocketChannel> {
-    const drop = (): void => arrival.drop();
-    signal?.addEventListener("abort", drop, { once: true });
-    try {
-      const channel = await arrival.channel;
-      throwIfAborted(signal);
-      return channel;
-    } finally {
-      signal?.removeEventListener("abort", drop);
-    }
-  }
-}
-
-/**
- * Connects to a listening socket.
- *
- * @param tls With it, the connection is one with TLS, and this side the client.
- * @throws UsageError for a path that is too long, or credentials that are no good; MachineError `io` when nobody listens
- *   there, `tls` or another one when the TLS handshake fails; CancelledError.
- */
-export async function connectSocket(
-  address: { readonly path: string } | { readonly host: string; readonly port: number },
-  name: string,
-  signal?: AbortSignal,
-  tls?: TlsCredentials,
-): Promise<SocketChannel> {
-  throwIfAborted(signal);
-  if (tls === undefined) return new SocketChannel(await connect(address, name, signal), name);
-  const { prepareClient } = await import("./tls.js");
-  const secure = prepareClient(tls, name, "host" in address ? address.host : undefined);
-  return new SocketChannel(await secure(await connect(address, name, signal), signal), name);
-}
-
-function connect(
-  address: { readonly path: string } | { readonly host: string; readonly port: number },
-  name: string,
-  signal: AbortSignal | undefined,
-): Promise<net.Socket> {
-  if ("path" in address) assertSocketPathFits(address.path);
-  return new Promise((resolve, reject) => {
-    const socket = net.connect({ ...address, allowHalfOpen: true, noDelay: true });
-    const abort = (): void => {
-      socket.destroy();
-      reject(new CancelledError(undefined, signal?.reason));
-    };
-    signal?.addEventListener("abort", abort, { once: true });
-    socket.once("error", (cause) => {
-      signal?.removeEventListener("abort", abort);
-      reject(systemError("Connecting", name, cause));
-    });
-    socket.once("connect", () => {
-      signal?.removeEventListener("abort", abort);
-      socket.removeAllListeners("error");
-      resolve(socket);
-    });
-  });
 }

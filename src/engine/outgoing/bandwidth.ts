@@ -1,5 +1,5 @@
 import type { Clock } from "../clock.js";
-import { SLICE_BYTES } from "./outgoing-target.js";
+import { SLICE_BYTES } from "./slice.js";
 
 /** What of QEMU's parameters decides how fast a migration goes and when it ends; may change while it runs. */
 export interface PaceParameters {

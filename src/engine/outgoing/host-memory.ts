@@ -1,5 +1,5 @@
 import { type DirtyLog, eachPiece, type MigrationHost } from "../host.js";
-import { SLICE_BYTES } from "./outgoing-target.js";
+import { SLICE_BYTES } from "./slice.js";
 
 /** Hands out pages: a dirty log, or the memory itself. */
 export type PageSource = Pick<DirtyLog, "take">;

@@ -26,7 +26,8 @@ import { type OutgoingCounters, outgoingInfo } from "./counters.js";
 import { DeviceSectionWriter, RAM_SECTION_ID } from "./device-sections.js";
 import { DirtyPages } from "./dirty-pages.js";
 import { memoryOf, type PageSource } from "./host-memory.js";
-import { type OutgoingTarget, SLICE_BYTES } from "./outgoing-target.js";
+import type { OutgoingTarget } from "./outgoing-target.js";
+import { SLICE_BYTES } from "./slice.js";
 import type { XbzrleCache } from "./xbzrle-cache.js";
 
 const LONGEST_SLEEP_MS = 100;

@@ -2,12 +2,6 @@ import type { PageCounts } from "../mapped-ram/placed-pages.js";
 import type { MigrationTarget } from "../migration-target.js";
 import type { OverlappedPages } from "./overlapped-pages.js";
 
-/**
- * Pages that a target takes in between two calls of {@link OutgoingTarget.drain}, in bytes: larger writes got no faster,
- * and this is how much memory a target may need.
- */
-export const SLICE_BYTES = 1 << 20;
-
 /** Where an outgoing migration goes: a stream, or a mapped-ram file. */
 export interface OutgoingTarget extends MigrationTarget {
   /** Everything that was written so far, headers and metadata included, and pages each time they were written. */
@@ -16,7 +10,7 @@ export interface OutgoingTarget extends MigrationTarget {
   /** Whether it writes down at the end which pages there are, so that a page must not come, nor change, after that. */
   readonly closesPages: boolean;
   /**
-   * Hands on what was taken in, after {@link SLICE_BYTES} of pages at the latest.
+   * Hands on what was taken in, after `SLICE_BYTES` of pages at the latest.
    *
    * @throws MachineError when the other side does not take it.
    */

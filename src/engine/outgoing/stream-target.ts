@@ -25,7 +25,8 @@ import {
 } from "../../wire/index.js";
 import type { PageCounts } from "../mapped-ram/placed-pages.js";
 import type { RamSectionType } from "../migration-target.js";
-import { type OutgoingTarget, SLICE_BYTES } from "./outgoing-target.js";
+import type { OutgoingTarget } from "./outgoing-target.js";
+import { SLICE_BYTES } from "./slice.js";
 import { awaitShut } from "./return-path.js";
 import type { XbzrleCache } from "./xbzrle-cache.js";
 
