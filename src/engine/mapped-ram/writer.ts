@@ -2,14 +2,9 @@ import { assert, FormatError } from "../../errors/index.js";
 import {
   ByteWriter,
   type Configuration,
-  describeCapabilities,
   encodeBlockListEntry,
   encodeBlockListHead,
-  encodeConfiguration,
-  encodeEndOfSection,
-  encodeFileHeader,
   encodeMappedRamHeader,
-  encodeSectionFooter,
   encodeSectionHeader,
   planMappedRamBlock,
   type RamBlockEntry,
@@ -18,6 +13,7 @@ import {
   type StreamTail,
 } from "../../wire/index.js";
 import type { MigrationTarget, RamSectionType } from "../migration-target.js";
+import { encodeRamPartEnd, encodeStreamHead, endOfStream } from "../stream-frames.js";
 import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from "./capability.js";
 import { type PageCounts, type PlacedBlock, PlacedPages } from "./placed-pages.js";
 import type { PositionedFile } from "./positioned-file.js";
@@ -85,9 +81,7 @@ export class MappedRamWriter implements MigrationTarget {
       );
     }
     this.#capabilities = [...configuration.capabilities, MAPPED_RAM_CAPABILITY];
-    encodeFileHeader(this.#scratch);
-    this.#scratch.u8(SectionType.CONFIGURATION);
-    encodeConfiguration(this.#scratch, { ...configuration, capabilities: this.#capabilities });
+    encodeStreamHead(this.#scratch, { ...configuration, capabilities: this.#capabilities });
   }
 
   verbatim(bytes: Uint8Array): void {
@@ -149,8 +143,7 @@ export class MappedRamWriter implements MigrationTarget {
     this.#footers = footer;
     const writer = this.#scratch.clear();
     if (type !== SectionType.START) writer.u8(type).u32(this.#ramId);
-    encodeEndOfSection(writer);
-    if (footer) encodeSectionFooter(writer, this.#ramId);
+    encodeRamPartEnd(writer, this.#ramId, footer);
     this.#append(writer.finish());
   }
 
@@ -166,11 +159,7 @@ export class MappedRamWriter implements MigrationTarget {
       const bitmap = this.#pages.present(index)?.toBytes();
       if (offset !== undefined && bitmap !== undefined) this.#file.writeAt(bitmap, 0, bitmap.length, offset);
     }
-    this.#append(bytes.subarray(0, tail.eofOffset + 1 - tail.baseOffset));
-    if (tail.description !== undefined) {
-      const text = new TextEncoder().encode(describeCapabilities(tail.description.text, this.#capabilities));
-      this.#append(this.#scratch.clear().u8(SectionType.VMDESCRIPTION).u32(text.length).raw(text).finish());
-    }
+    for (const piece of endOfStream({ tail, bytes }, this.#capabilities, this.#scratch)) this.#append(piece);
   }
 
   #append(bytes: Uint8Array): void {

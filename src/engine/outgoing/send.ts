@@ -1,23 +1,11 @@
 import type { ByteChannel, ByteSink, RandomAccessSource } from "../../channels/index.js";
 import { CancelledError, MachineError, throwIfAborted } from "../../errors/index.js";
-import {
-  ByteWriter,
-  describeCapabilities,
-  encodeBlockListEntry,
-  encodeBlockListHead,
-  encodeCommand,
-  encodeConfiguration,
-  encodeEndOfSection,
-  encodeFileHeader,
-  encodeSectionFooter,
-  encodeSectionHeader,
-  MigrationCommand,
-  SectionType,
-} from "../../wire/index.js";
+import { ByteWriter, encodeCommand, MigrationCommand, SectionType } from "../../wire/index.js";
 import { MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
 import type { MappedRamFile } from "../mapped-ram/open.js";
 import { readMappedRamTail } from "../mapped-ram/tail.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
+import { encodeRamPartEnd, encodeRamStart, encodeStreamHead, endOfStream } from "../stream-frames.js";
 import { PageSender } from "./page-sender.js";
 import { readEarlySection, splitBetweenRam } from "./replay.js";
 import { awaitShut } from "./return-path.js";
@@ -85,7 +73,7 @@ class OutgoingMigration {
   async run(): Promise<SendResult> {
     const { returnPath } = this.#options;
     // Read before anything is sent: a file with damaged device sections must not reach a destination.
-    const { tail, bytes } = readMappedRamTail(this.#file, this.#skeleton);
+    const end = readMappedRamTail(this.#file, this.#skeleton);
     const shut = returnPath === undefined ? undefined : awaitShut(returnPath);
     // A destination that refuses early closes; that is reported by the write that fails, with this as its reason.
     shut?.catch(() => undefined);
@@ -93,13 +81,7 @@ class OutgoingMigration {
       await this.#sendHead(returnPath !== undefined);
       const pages = await this.#sendPages();
       await this.#sendEnd();
-      await this.#write(bytes.subarray(0, tail.eofOffset + 1 - tail.baseOffset));
-      if (tail.description !== undefined) {
-        const text = new TextEncoder().encode(
-          describeCapabilities(tail.description.text, this.#capabilities()),
-        );
-        await this.#write(new ByteWriter().u8(SectionType.VMDESCRIPTION).u32(text.length).raw(text).finish());
-      }
+      for (const piece of endOfStream(end, this.#capabilities(), new ByteWriter())) await this.#write(piece);
       await this.#sink.end();
       throwIfAborted(this.#options.signal);
       this.#meter.update(this.#sentBytes, () => ({
@@ -122,20 +104,15 @@ class OutgoingMigration {
   }
 
   async #sendHead(withReturnPath: boolean): Promise<void> {
-    const { configuration, beforeRam, ram, blocks, totalBytes, footers } = this.#skeleton;
+    const { configuration, beforeRam, ram, blocks, footers } = this.#skeleton;
     const writer = new ByteWriter();
-    encodeFileHeader(writer);
-    writer.u8(SectionType.CONFIGURATION);
-    encodeConfiguration(writer, { ...configuration, capabilities: this.#capabilities() });
+    encodeStreamHead(writer, { ...configuration, capabilities: this.#capabilities() });
     if (withReturnPath) {
       encodeCommand(writer, { command: MigrationCommand.OPEN_RETURN_PATH, data: new Uint8Array() });
     }
     for (const section of beforeRam) writer.raw(readEarlySection(this.#file, section));
-    encodeSectionHeader(writer, SectionType.START, ram);
-    encodeBlockListHead(writer, totalBytes);
-    for (const block of blocks) encodeBlockListEntry(writer, block);
-    encodeEndOfSection(writer);
-    if (footers) encodeSectionFooter(writer, ram.id);
+    encodeRamStart(writer, ram, blocks);
+    encodeRamPartEnd(writer, ram.id, footers);
     const { setup } = splitBetweenRam(this.#skeleton);
     for (const section of setup) writer.raw(readEarlySection(this.#file, section));
     await this.#write(writer.finish());
@@ -176,7 +153,6 @@ class OutgoingMigration {
 
 function endOfPart(ramId: number, footers: boolean): Uint8Array {
   const writer = new ByteWriter();
-  encodeEndOfSection(writer);
-  if (footers) encodeSectionFooter(writer, ramId);
+  encodeRamPartEnd(writer, ramId, footers);
   return writer.finish();
 }

@@ -5,14 +5,7 @@ import { isZero } from "../../memory/index.js";
 import {
   ByteWriter,
   type Configuration,
-  encodeBlockListEntry,
-  encodeBlockListHead,
   encodeCommand,
-  encodeConfiguration,
-  encodeEndOfSection,
-  encodeFileHeader,
-  encodeSectionFooter,
-  encodeSectionHeader,
   MigrationCommand,
   type RamBlockEntry,
   RamFlag,
@@ -25,6 +18,7 @@ import {
 } from "../../wire/index.js";
 import type { PageCounts } from "../mapped-ram/placed-pages.js";
 import type { RamSectionType } from "../migration-target.js";
+import { encodeRamPartEnd, encodeRamStart, encodeStreamHead } from "../stream-frames.js";
 import type { OutgoingTarget } from "./outgoing-target.js";
 import { SLICE_BYTES } from "./slice.js";
 import { awaitShut } from "./return-path.js";
@@ -110,11 +104,7 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
 
   configuration(configuration: Configuration | undefined): void {
     const writer = new ByteWriter();
-    encodeFileHeader(writer);
-    if (configuration !== undefined) {
-      writer.u8(SectionType.CONFIGURATION);
-      encodeConfiguration(writer, configuration);
-    }
+    encodeStreamHead(writer, configuration);
     if (this.#withReturnPath) {
       encodeCommand(writer, { command: MigrationCommand.OPEN_RETURN_PATH, data: new Uint8Array() });
     }
@@ -128,12 +118,7 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
 
   ramStart(header: SectionHeader, blocks: readonly RamBlockEntry[], pageSize: number): RamRecordSink {
     const writer = new ByteWriter();
-    encodeSectionHeader(writer, SectionType.START, header);
-    encodeBlockListHead(
-      writer,
-      blocks.reduce((sum, { usedLength }) => sum + usedLength, 0),
-    );
-    for (const block of blocks) encodeBlockListEntry(writer, block);
+    encodeRamStart(writer, header, blocks);
     this.#put(writer.finish());
     this.#blockNames = blocks.map(({ name }) => new TextEncoder().encode(name));
     this.#pageSize = pageSize;
@@ -262,8 +247,7 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
   #endSection(footer = true): void {
     if (!this.#sectionOpen) return;
     const writer = new ByteWriter();
-    encodeEndOfSection(writer);
-    if (footer) encodeSectionFooter(writer, this.#ramId);
+    encodeRamPartEnd(writer, this.#ramId, footer);
     this.#put(writer.finish());
     this.#sectionOpen = false;
   }
