@@ -77,3 +77,4 @@ export {
   parseCapabilityChanges,
   parseParameterChanges,
 } from "./settings-commands.js";
+export { parseUuid } from "./uuid.js";

@@ -1,5 +1,10 @@
 import type { ReadableFile, TlsCredentials } from "../channels/index.js";
-import { IGNORE_SHARED_CAPABILITY, type MappedRamFile, type ProgressListener } from "../engine/index.js";
+import {
+  IGNORE_SHARED_CAPABILITY,
+  type MappedRamFile,
+  type MultifdSendOptions,
+  type ProgressListener,
+} from "../engine/index.js";
 import type { MigrateIncomingArgs, QmpClient } from "../qmp/index.js";
 import type { MigrationAbilities } from "./migration-settings.js";
 import type { SocketUri } from "./via.js";
@@ -17,7 +22,9 @@ export interface RestoreJob {
   readonly abilities: MigrationAbilities;
   readonly file: ReadableFile;
   readonly skeleton: MappedRamFile;
-  readonly channels: number;
+  /** undefined where nothing was said of them. */
+  readonly channels: number | undefined;
+  readonly compression: Pick<MultifdSendOptions, "compression" | "compressionLevel">;
   readonly directIo: boolean;
   /** Path of the QMP socket; undefined when QMP is reached otherwise. */
   readonly qmpPath: string | undefined;

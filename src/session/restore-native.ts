@@ -12,7 +12,7 @@ import { waitUntilLoaded } from "./wait-load.js";
  */
 export async function restoreByMappedRam(job: RestoreJob): Promise<void> {
   const { qmp, abilities, file, skeleton } = job;
-  const { capabilities, parameters } = mappedRamSettings(abilities, job);
+  const { capabilities, parameters } = mappedRamSettings(abilities, { ...job, channels: job.channels ?? 1 });
   const settingsBack = await applyMigrationSettings(qmp, abilities, {
     capabilities: { ...capabilities, ...ignoreShared(skeleton) },
     parameters,

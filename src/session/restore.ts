@@ -10,18 +10,26 @@ import {
 import type { QmpClient } from "../qmp/index.js";
 import { type MigrationAbilities, queryMigrationAbilities } from "./migration-settings.js";
 import { checkTls } from "./qemu-tls.js";
+import {
+  checkMultifdOptions,
+  type MultifdCompressionOptions,
+  packetCompressionOf,
+} from "./multifd-options.js";
 import type { RestoreJob, RestoreMethodName } from "./restore-method.js";
 import { restoreByMappedRam } from "./restore-native.js";
 import { restoreBySending } from "./restore-send.js";
 import { parseVia } from "./via.js";
 
 /** How to restore a VM. */
-export interface RestoreOptions {
+export interface RestoreOptions extends MultifdCompressionOptions {
   /** What the guest does afterwards; the default is what it did when it was saved. */
   readonly then?: "run" | "pause";
   /** The default takes mapped-ram where the QEMU has it. */
   readonly method?: RestoreMethodName | "auto";
-  /** multifd channels for the mapped-ram method; 1 is none. */
+  /**
+   * multifd channels: with the mapped-ram method QEMU's threads, where 1 is none; with the send method connections for the
+   * pages, 1 to 255.
+   */
   readonly channels?: number;
   /** Whether the file is read past the page cache; `auto`: where its file system can. Default false. */
   readonly directIo?: boolean | "auto";
@@ -66,6 +74,7 @@ export async function restoreVm(
 ): Promise<RestoreResult> {
   const startMs = performance.now();
   throwIfAborted(options.signal);
+  checkMultifdOptions(options);
   const via = options.via === undefined ? undefined : parseVia(options.via);
   checkTls(options.tls, "client");
   const file = ReadableFile.open(path, { directIo: asDirectIo(options.directIo) });
@@ -92,7 +101,8 @@ export async function restoreVm(
       abilities,
       file,
       skeleton,
-      channels: options.channels ?? 1,
+      channels: options.channels,
+      compression: packetCompressionOf(options),
       directIo: file.isDirect,
       qmpPath: options.qmpPath,
       via,
@@ -123,23 +133,18 @@ function asDirectIo(wanted: boolean | "auto" = false): DirectIo {
 }
 
 function chooseMethod(abilities: MigrationAbilities, options: RestoreOptions): RestoreMethodName {
-  const { method = "auto", channels = 1, via, tls } = options;
+  const { method = "auto", via, tls, multifdCompression = "none" } = options;
   const canMap = abilities.capabilities.has(MAPPED_RAM_CAPABILITY);
   if (method === "mapped-ram" && !canMap) {
     const message = "This QEMU cannot load mapped-ram files itself: it is older than 9.0";
     throw new MachineError("not-capable", message, { hint: "use --method send" });
   }
-  if ((via !== undefined || tls !== undefined) && (method === "mapped-ram" || channels > 1)) {
-    throw new UsageError(
-      "With the mapped-ram method or channels, QEMU reads the file itself and nothing travels",
-      {
-        hint: `leave ${via === undefined ? "the TLS options" : "--via"} out, or use --method send`,
-      },
-    );
-  }
-  if (channels > 1 && (method === "send" || !canMap)) {
-    throw new UsageError("Channels are for the mapped-ram method, of QEMU 9.0 and newer");
+  const travels = via !== undefined || tls !== undefined || multifdCompression !== "none";
+  if (travels && method === "mapped-ram") {
+    throw new UsageError("With the mapped-ram method QEMU reads the file itself and nothing travels", {
+      hint: "leave --via, --multifd-compression and the TLS options out, or use --method send",
+    });
   }
   if (method !== "auto") return method;
-  return canMap && via === undefined && tls === undefined ? "mapped-ram" : "send";
+  return canMap && !travels ? "mapped-ram" : "send";
 }

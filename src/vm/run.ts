@@ -2,12 +2,12 @@ import type { DescriptorSets } from "../channels/index.js";
 import { MachineError, throwIfAborted } from "../errors/index.js";
 import { type SharedMemoryOptions, V86Host } from "../hosts/v86/index.js";
 import { Monitor } from "../monitor/index.js";
+import { parseUuid } from "../qapi/index.js";
 import type { Chardev, SocketChardev } from "./chardev.js";
 import { loadImages, type VmImages } from "./images.js";
 import { type MachineEnd, VirtualMachine } from "./machine.js";
 import { connectSerial, type SerialConnection } from "./serial.js";
 import { SocketServer } from "./socket-server.js";
-import { parseUuid } from "./uuid.js";
 
 /** What machine to run. */
 export interface VmOptions {

@@ -186,7 +186,9 @@ export function encodeMultifdPacket(
   );
   assert(read === block.length && written < RAMBLOCK_BYTES, "a block's name has at most 255 bytes");
   for (let index = 0; index < pages; index++) {
-    view.setBigUint64(HEAD_BYTES + 8 * index, BigInt(places[index] ?? 0));
+    const place = places[index] ?? 0;
+    view.setUint32(HEAD_BYTES + 8 * index, Math.floor(place / 0x1_0000_0000));
+    view.setUint32(HEAD_BYTES + 8 * index + 4, place % 0x1_0000_0000);
   }
 }
 

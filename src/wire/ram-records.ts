@@ -220,6 +220,11 @@ export function encodeEndOfSection(writer: ByteWriter): void {
   writer.u64(RamFlag.EOS);
 }
 
+/** Encodes the record at which a loader waits for its multifd channels. */
+export function encodeMultifdFlush(writer: ByteWriter): void {
+  writer.u64(RamFlag.MULTIFD_FLUSH);
+}
+
 /** Bytes of the head of a page record: be64, and the block's name unless the record continues a block. */
 export function ramRecordHeadBytes(blockName: Uint8Array | undefined): number {
   return RECORD_HEAD_BYTES + (blockName === undefined ? 0 : 1 + blockName.length);

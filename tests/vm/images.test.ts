@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 
 import { buildMultibootImage } from "../../guests/multiboot.js";
 import { loadImages, type VmImages } from "../../src/vm/images.js";
-import { parseUuid } from "../../src/vm/uuid.js";
+import { parseUuid } from "../../src/qapi/uuid.js";
 import { useWorkDir } from "../support/work-dir.js";
 
 const workDir = useWorkDir();

@@ -10,18 +10,15 @@ import { type TlsFlags, tlsFrom } from "../tls-options.js";
 export async function send(
   file: string,
   uri: string,
-  options: CommonOptions & TlsFlags & Pick<SendSnapshotOptions, "directIo">,
+  options: CommonOptions &
+    TlsFlags &
+    Omit<SendSnapshotOptions, "signal" | "onProgress" | "onMessage" | "streamOffset" | "tls">,
 ): Promise<void> {
   const parsed = parseMigrationUri(uri);
   const tls = tlsFrom(options);
   const { path, offset } = parseFileWithOffset(file);
   const result = await withContext(options, (context) =>
-    sendSnapshot(path, parsed, {
-      ...context,
-      ...tls,
-      streamOffset: offset,
-      directIo: options.directIo ?? "off",
-    }),
+    sendSnapshot(path, parsed, { ...options, ...context, ...tls, streamOffset: offset }),
   );
   const end =
     result.confirmed === true ? "the destination has loaded it" : "nothing said whether it was loaded";

@@ -1,6 +1,7 @@
 import { type Command, Option } from "commander";
 
 import { wholeNumber } from "../parse-options.js";
+import { addMultifdCompression } from "./multifd.js";
 import { addTlsOptions, defineCommand, qmpOption, viaOption } from "./shared.js";
 
 /** Defines `ramport restore`. */
@@ -14,6 +15,7 @@ export function addRestore(program: Command): void {
       "ramport restore vm.ram --qmp /run/new.qmp          # runs, or is paused, as it was saved",
       "ramport restore vm.ram --qmp /run/new.qmp --run    # runs in any case",
       "ramport restore vm.ram --qmp tcp:host:5555 --via tcp:host:4444 --tls-psk /etc/pki/qemu/keys.psk",
+      "ramport restore vm.ram --qmp /run/new.qmp --method send --channels 4",
     ],
   )
     .addOption(qmpOption())
@@ -24,11 +26,15 @@ export function addRestore(program: Command): void {
         .choices(["auto", "mapped-ram", "send"])
         .default("auto"),
     )
-    .option("--channels <n>", "multifd channels (mapped-ram method)", wholeNumber("--channels", 1, 255))
+    .option(
+      "--channels <n>",
+      "multifd channels: QEMU's threads (mapped-ram), or connections for the pages (send)",
+      wholeNumber("--channels", 1, 255),
+    )
     .option("--direct-io", "read past the page cache (mapped-ram method: QEMU 9.1 and newer)")
     .option("--direct-io=auto", "the same, where the file system can")
     .addOption(viaOption());
-  addTlsOptions(command).action(
+  addTlsOptions(addMultifdCompression(command)).action(
     async (file: string, { run, paused, "directIo=auto": auto, ...options }: RestoreFlags) => {
       const { restore } = await import("../commands/restore.js");
       const then = run === true ? "run" : paused === true ? "pause" : undefined;

@@ -50,6 +50,15 @@ export class PageSender {
     }
   }
 
+  /** The same for its zero pages alone: the others go another way. */
+  async sendZeroPages(block: MappedRamBlock): Promise<void> {
+    if (block.mapped === undefined) return;
+    this.#newBlock = new TextEncoder().encode(block.name);
+    for (const { start, end } of readPageBitmap(this.#file, block).clearRuns()) {
+      await this.#sendZeros(start, end);
+    }
+  }
+
   /** Writes what is still in the buffer. */
   async flush(): Promise<void> {
     if (this.#staged === 0) return;

@@ -1,25 +1,38 @@
 import type { ByteChannel, ByteSink, RandomAccessSource } from "../../channels/index.js";
-import { CancelledError, MachineError, throwIfAborted } from "../../errors/index.js";
-import { ByteWriter, encodeCommand, MigrationCommand, SectionType } from "../../wire/index.js";
+import { CancelledError, throwIfAborted } from "../../errors/index.js";
+import {
+  ByteWriter,
+  encodeCommand,
+  encodeMultifdFlush,
+  MigrationCommand,
+  SectionType,
+} from "../../wire/index.js";
 import { MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
 import type { MappedRamFile } from "../mapped-ram/open.js";
 import { readMappedRamTail } from "../mapped-ram/tail.js";
+import { MultifdSender, type MultifdSendOptions } from "../multifd/send-pages.js";
+import { watchStandstill } from "../multifd/standstill.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
 import { encodeRamPartEnd, encodeRamStart, encodeStreamHead, endOfStream } from "../stream-frames.js";
 import { PageSender } from "./page-sender.js";
 import { readEarlySection, splitBetweenRam } from "./replay.js";
-import { awaitShut } from "./return-path.js";
+import { DestinationAnswer } from "./destination-answer.js";
 
 /** How to send. */
 export interface SendOptions {
   readonly signal?: AbortSignal;
   readonly onProgress?: ProgressListener;
+  /** A sentence for people: that the destination has taken nothing for long. */
+  readonly onMessage?: (message: string) => void;
   /** The same connection's other direction: with it, sending ends when the destination says that it has loaded all. */
   readonly returnPath?: ByteChannel;
+  /** Sends pages with content over channels of their own, to a destination that has as many. */
+  readonly multifd?: MultifdSendOptions;
 }
 
 /** What was sent. */
 export interface SendResult {
+  /** Over all channels. */
   readonly sentBytes: number;
   readonly pages: { readonly normal: number; readonly zero: number };
   /** Whether the destination said that it loaded everything; undefined where there is no return path. */
@@ -30,7 +43,7 @@ export interface SendResult {
  * Sends a mapped-ram file as an ordinary precopy stream, which loads in any QEMU of the same machine type.
  *
  * The configuration goes without the mapped-ram capability, because a loader demands to have what it lists; device
- * sections and commands go as they are.
+ * sections and commands go as they are. When it fails, the channels are closed.
  *
  * @throws MachineError `connection-closed` or `migration-failed` when the destination does not take it; FormatError when
  *   the file is damaged; CancelledError.
@@ -43,24 +56,31 @@ export async function sendMappedRam(
 ): Promise<SendResult> {
   const { signal } = options;
   throwIfAborted(signal);
-  const abort = (): void => void sink.close();
+  const migration = new FileMigration(file, skeleton, sink, options);
+  const abort = (): void => migration.close();
   signal?.addEventListener("abort", abort, { once: true });
   try {
-    return await new OutgoingMigration(file, skeleton, sink, options).run();
+    return await migration.run();
   } catch (error) {
+    migration.close();
     throw signal?.aborted === true ? new CancelledError(undefined, error) : error;
   } finally {
     signal?.removeEventListener("abort", abort);
   }
 }
 
-class OutgoingMigration {
+class FileMigration {
   readonly #file: RandomAccessSource;
   readonly #skeleton: MappedRamFile;
   readonly #sink: ByteSink;
   readonly #options: SendOptions;
   readonly #meter: ProgressMeter;
+  readonly #multifd: MultifdSender | undefined;
   #sentBytes = 0;
+  /** Guest memory that what went over the main channel stands for. */
+  #coveredBytes = 0;
+  /** Pages that went over channels of their own. */
+  #multifdPages = 0;
 
   constructor(file: RandomAccessSource, skeleton: MappedRamFile, sink: ByteSink, options: SendOptions) {
     this.#file = file;
@@ -68,35 +88,53 @@ class OutgoingMigration {
     this.#sink = sink;
     this.#options = options;
     this.#meter = new ProgressMeter(options.onProgress);
+    if (options.multifd === undefined) return;
+    this.#multifd = new MultifdSender(options.multifd, skeleton, (bytes, pages) => {
+      this.#sentBytes += bytes;
+      this.#multifdPages += pages;
+      this.#showProgress();
+    });
   }
 
   async run(): Promise<SendResult> {
-    const { returnPath } = this.#options;
+    const { returnPath, multifd, onMessage } = this.#options;
     // Read before anything is sent: a file with damaged device sections must not reach a destination.
     const end = readMappedRamTail(this.#file, this.#skeleton);
-    const shut = returnPath === undefined ? undefined : awaitShut(returnPath);
-    // A destination that refuses early closes; that is reported by the write that fails, with this as its reason.
-    shut?.catch(() => undefined);
+    const answer = new DestinationAnswer(returnPath);
+    const standstill = watchStandstill(() => this.#sentBytes, multifd, onMessage);
     try {
-      await this.#sendHead(returnPath !== undefined);
-      const pages = await this.#sendPages();
-      await this.#sendEnd();
-      for (const piece of endOfStream(end, this.#capabilities(), new ByteWriter())) await this.#write(piece);
-      await this.#sink.end();
-      throwIfAborted(this.#options.signal);
+      const pages = await answer.orRefusal(this.#send(end));
       this.#meter.update(this.#sentBytes, () => ({
         phase: "waiting for the destination",
         remainingBytes: 0,
       }));
-      await shut;
-      const confirmed = shut === undefined ? {} : { confirmed: true as const };
+      await answer.shut;
+      const confirmed = returnPath === undefined ? {} : { confirmed: true as const };
       return { sentBytes: this.#sentBytes, pages, ...confirmed };
     } catch (error) {
-      if (shut === undefined || !(error instanceof MachineError) || error.code !== "connection-closed")
-        throw error;
-      await shut;
-      throw error;
+      throw await answer.reasonFor(error);
+    } finally {
+      standstill.stop();
     }
+  }
+
+  /** Closes all channels at once: what is being written fails. */
+  close(): void {
+    void this.#sink.close().catch(() => undefined);
+    this.#multifd?.close();
+  }
+
+  async #send(end: ReturnType<typeof readMappedRamTail>): Promise<SendResult["pages"]> {
+    const multifd = this.#multifd;
+    await multifd?.begin();
+    await this.#sendHead(this.#options.returnPath !== undefined);
+    const pages = await this.#sendPages();
+    await this.#sendEnd();
+    for (const piece of endOfStream(end, this.#capabilities(), new ByteWriter())) await this.#write(piece);
+    await this.#sink.end();
+    await multifd?.end();
+    throwIfAborted(this.#options.signal);
+    return pages;
   }
 
   #capabilities(): string[] {
@@ -115,24 +153,25 @@ class OutgoingMigration {
     encodeRamPartEnd(writer, ram.id, footers);
     const { setup } = splitBetweenRam(this.#skeleton);
     for (const section of setup) writer.raw(readEarlySection(this.#file, section));
+    await this.#syncAtSectionEnd();
     await this.#write(writer.finish());
   }
 
-  async #sendPages(): Promise<{ normal: number; zero: number }> {
-    const { ram, footers, blocks, totalBytes, pageSize } = this.#skeleton;
+  async #sendPages(): Promise<SendResult["pages"]> {
+    const { ram, footers, blocks, pageSize } = this.#skeleton;
     await this.#write(new ByteWriter().u8(SectionType.PART).u32(ram.id).finish());
     const sender = new PageSender(this.#file, pageSize, async (bytes, coveredBytes) => {
       await this.#write(bytes);
-      this.#meter.update(this.#sentBytes, () => ({
-        phase: "sending",
-        totalBytes,
-        remainingBytes: totalBytes - coveredBytes,
-      }));
+      this.#coveredBytes = coveredBytes;
+      this.#showProgress();
     });
-    for (const block of blocks) await sender.sendBlock(block);
+    const multifd = this.#multifd;
+    if (multifd === undefined) for (const block of blocks) await sender.sendBlock(block);
+    else await Promise.all([multifd.sendPages(), sendZeroPages(sender, blocks)]);
     await sender.flush();
+    await this.#syncAtSectionEnd();
     await this.#write(endOfPart(ram.id, footers));
-    return { normal: sender.normalPages, zero: sender.zeroPages };
+    return { normal: sender.normalPages + this.#multifdPages, zero: sender.zeroPages };
   }
 
   async #sendEnd(): Promise<void> {
@@ -140,8 +179,30 @@ class OutgoingMigration {
     const { rounds } = splitBetweenRam(this.#skeleton);
     const writer = new ByteWriter();
     for (const section of rounds) writer.raw(readEarlySection(this.#file, section));
-    writer.u8(SectionType.END).u32(ram.id).raw(endOfPart(ram.id, footers));
+    writer.u8(SectionType.END).u32(ram.id);
+    if (this.#multifd?.syncMode === "round") {
+      await this.#multifd.sync();
+      encodeMultifdFlush(writer);
+    } else await this.#syncAtSectionEnd();
+    writer.raw(endOfPart(ram.id, footers));
     await this.#write(writer.finish());
+  }
+
+  /**
+   * Before the main channel has the end of a part, at which a destination waits for the others: it reads no further until
+   * they have come, and what is written behind the end might find no room.
+   */
+  async #syncAtSectionEnd(): Promise<void> {
+    if (this.#multifd?.syncMode === "section") await this.#multifd.sync();
+  }
+
+  #showProgress(): void {
+    const { totalBytes, pageSize } = this.#skeleton;
+    this.#meter.update(this.#sentBytes, () => ({
+      phase: "sending",
+      totalBytes,
+      remainingBytes: totalBytes - this.#coveredBytes - this.#multifdPages * pageSize,
+    }));
   }
 
   async #write(bytes: Uint8Array): Promise<void> {
@@ -149,6 +210,11 @@ class OutgoingMigration {
     throwIfAborted(this.#options.signal);
     this.#sentBytes += bytes.length;
   }
+}
+
+async function sendZeroPages(sender: PageSender, blocks: MappedRamFile["blocks"]): Promise<void> {
+  for (const block of blocks) await sender.sendZeroPages(block);
+  await sender.flush();
 }
 
 function endOfPart(ramId: number, footers: boolean): Uint8Array {

@@ -12,5 +12,5 @@ export function parseUuid(text: string): Uint8Array {
       hint: "write it as 550e8400-e29b-41d4-a716-446655440000",
     });
   }
-  return Uint8Array.from(Buffer.from(text.replaceAll("-", ""), "hex"));
+  return Uint8Array.from(text.replaceAll("-", "").match(/../g) ?? [], (byte) => Number.parseInt(byte, 16));
 }

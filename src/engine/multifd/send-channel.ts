@@ -1,0 +1,103 @@
+import type { ByteSink } from "../../channels/index.js";
+import { MachineError } from "../../errors/index.js";
+import {
+  ByteWriter,
+  encodeMultifdHello,
+  encodeMultifdPacket,
+  type MultifdCompression,
+  type MultifdPacket,
+  multifdPacketHeadBytes,
+} from "../../wire/index.js";
+import type { PacketCompressor } from "./compression/packet-compression.js";
+import type { PacketSlot } from "./send-packets.js";
+
+/** What the channels of one migration have in common. */
+export interface ChannelSettings {
+  readonly uuid: Uint8Array;
+  readonly pageSize: number;
+  readonly channelCount: number;
+  readonly compression: MultifdCompression;
+  /** The next packet's number. */
+  nextPacket(): number;
+  /** Called with what has gone out. */
+  onSent(bytes: number, pages: number): void;
+}
+
+/** The sending end of one extra connection. One call at a time. */
+export class MultifdSendChannel {
+  readonly #id: number;
+  readonly #sink: ByteSink;
+  readonly #settings: ChannelSettings;
+  readonly #compressor: PacketCompressor | undefined;
+
+  /** @param compressor Of this channel alone; the channel closes it. */
+  constructor(id: number, sink: ByteSink, settings: ChannelSettings, compressor?: PacketCompressor) {
+    this.#id = id;
+    this.#sink = sink;
+    this.#settings = settings;
+    this.#compressor = compressor;
+  }
+
+  /** Says which channel this is: what a connection begins with. */
+  async hello(): Promise<void> {
+    const writer = new ByteWriter();
+    encodeMultifdHello(writer, { uuid: this.#settings.uuid, id: this.#id });
+    await this.#write(writer.finish());
+  }
+
+  /** Sends a slot's pages as one packet; the slot is free again when they have gone. */
+  async sendPages(slot: PacketSlot): Promise<void> {
+    const { head, pages, places, pageCount, block } = slot;
+    const compressed = await this.#compressor?.compress(pages);
+    const payloadBytes = (compressed ?? pages).length;
+    this.#encode(head, { normalPages: pageCount, payloadBytes, block, sync: false }, places);
+    if (compressed === undefined) await this.#write(slot.bytes.subarray(0, head.length + pages.length));
+    // The second follows the first in order, and neither waits for the other's answer.
+    else await Promise.all([this.#write(head), this.#write(compressed)]);
+    this.#settings.onSent(head.length + payloadBytes, pageCount);
+  }
+
+  /** Lets the destination wait here for its other channels. */
+  async sync(): Promise<void> {
+    const head = new Uint8Array(multifdPacketHeadBytes(this.#settings.pageSize));
+    this.#encode(head, { normalPages: 0, payloadBytes: 0, block: "", sync: true }, new Float64Array());
+    await this.#write(head);
+    this.#settings.onSent(head.length, 0);
+  }
+
+  /** Says that nothing more comes. */
+  async end(): Promise<void> {
+    this.#compressor?.close();
+    await this.#sink.end();
+  }
+
+  /** Closes at once; what is being written fails. */
+  close(): void {
+    this.#compressor?.close();
+    void this.#sink.close().catch(() => undefined);
+  }
+
+  #encode(
+    head: Uint8Array,
+    fields: Pick<MultifdPacket, "normalPages" | "payloadBytes" | "block" | "sync">,
+    places: Float64Array,
+  ): void {
+    const { compression, pageSize } = this.#settings;
+    const packetNumber = this.#settings.nextPacket();
+    // Zero pages travel as records of the main channel: QEMU before 9.0 knows them nowhere else.
+    encodeMultifdPacket(head, { ...fields, compression, packetNumber, zeroPages: 0 }, places, pageSize);
+  }
+
+  async #write(bytes: Uint8Array): Promise<void> {
+    try {
+      await this.#sink.write(bytes);
+    } catch (error) {
+      if (!(error instanceof MachineError) || error.code !== "connection-closed") throw error;
+      const message = `The destination closed multifd channel ${this.#id + 1} of ${this.#settings.channelCount}`;
+      throw new MachineError(error.code, message, { ...error.data, hint: CLOSED_HINT }, error);
+    }
+  }
+}
+
+const CLOSED_HINT =
+  "its own error says why; its multifd-channels, multifd-compression and UUID must be those of this side";

@@ -1,0 +1,175 @@
+import type { OverlappedReader, RandomAccessSource } from "../../channels/index.js";
+import { FormatError } from "../../errors/index.js";
+import type { PageBitmap } from "../../memory/index.js";
+import { multifdPacketHeadBytes, multifdPagesPerPacket, RAM_SECTION } from "../../wire/index.js";
+import { readPageBitmap } from "../mapped-ram/bitmaps.js";
+import type { MappedRamBlock, MappedRamFile } from "../mapped-ram/open.js";
+
+/** So many bytes that are not sent are read along, where that makes one read of two. */
+const LONGEST_GAP_BYTES = 32 << 10;
+/** A shorter read costs less than handing it to another thread does. */
+const SHORTEST_OVERLAPPED_BYTES = 64 << 10;
+
+/** Room for one packet, which is used again and again: its head, and behind it its pages. */
+export class PacketSlot {
+  /** Head and pages, so that one write sends both. */
+  readonly bytes: Uint8Array;
+  readonly head: Uint8Array;
+  /** Where each page lies in its block, in bytes. */
+  readonly places: Float64Array;
+  pageCount = 0;
+  block = "";
+  readonly #pages: Uint8Array;
+  readonly #pageSize: number;
+
+  constructor(pageSize: number) {
+    const headBytes = multifdPacketHeadBytes(pageSize);
+    const room = multifdPagesPerPacket(pageSize);
+    this.bytes = new Uint8Array(headBytes + room * pageSize);
+    this.head = this.bytes.subarray(0, headBytes);
+    this.#pages = this.bytes.subarray(headBytes);
+    this.places = new Float64Array(room);
+    this.#pageSize = pageSize;
+  }
+
+  /** The packet's pages, one after the other. */
+  get pages(): Uint8Array {
+    return this.#pages.subarray(0, this.pageCount * this.#pageSize);
+  }
+
+  /** Room of `count` pages from place `index` on. */
+  room(index: number, count: number): Uint8Array {
+    return this.#pages.subarray(index * this.#pageSize, (index + count) * this.#pageSize);
+  }
+
+  /** Moves pages to a lower place. */
+  move(to: number, from: number, count: number): void {
+    const pageSize = this.#pageSize;
+    this.#pages.copyWithin(to * pageSize, from * pageSize, (from + count) * pageSize);
+  }
+}
+
+/** Pages `first` and so on of a block, at place `at` of a slot. */
+interface SlotRange {
+  readonly first: number;
+  readonly at: number;
+  count: number;
+}
+
+/** Which pages of a block are to be sent yet. */
+interface BlockPosition {
+  readonly name: string;
+  readonly pagesOffset: number;
+  readonly bitmap: PageBitmap;
+  /** The next page to look at. */
+  page: number;
+}
+
+/**
+ * Cuts the pages of a mapped-ram file into packets and reads them. Packets are asked for by several channels at a time: each
+ * page is in exactly one.
+ */
+export class PacketReader {
+  readonly #file: RandomAccessSource & OverlappedReader;
+  readonly #pageSize: number;
+  readonly #longestGap: number;
+  readonly #blocks: readonly MappedRamBlock[];
+  #nextBlock = 0;
+  #position: BlockPosition | undefined;
+
+  constructor(
+    file: RandomAccessSource & OverlappedReader,
+    { blocks, pageSize }: Pick<MappedRamFile, "blocks" | "pageSize">,
+  ) {
+    this.#file = file;
+    this.#blocks = blocks;
+    this.#pageSize = pageSize;
+    this.#longestGap = Math.floor(LONGEST_GAP_BYTES / pageSize);
+  }
+
+  /**
+   * Fills a slot with the pages of the next packet.
+   *
+   * @returns Whether there was one.
+   * @throws FormatError `truncated` when the file became shorter; MachineError `io`.
+   */
+  async fill(slot: PacketSlot): Promise<boolean> {
+    const position = this.#unfinishedBlock();
+    if (position === undefined) return false;
+    slot.block = position.name;
+    const { runs, reads } = this.#claim(position, slot.places.length);
+    const overlapped: Promise<void>[] = [];
+    for (const range of reads) {
+      const room = slot.room(range.at, range.count);
+      const offset = position.pagesOffset + range.first * this.#pageSize;
+      if (room.length < SHORTEST_OVERLAPPED_BYTES)
+        checkCount(this.#file.readAt(room, offset), room, offset, slot);
+      else overlapped.push(this.#readOverlapped(room, offset, slot));
+    }
+    await Promise.all(overlapped);
+    slot.pageCount = 0;
+    for (const { first, at, count } of runs) {
+      if (at !== slot.pageCount) slot.move(slot.pageCount, at, count);
+      for (let index = 0; index < count; index++) {
+        slot.places[slot.pageCount + index] = (first + index) * this.#pageSize;
+      }
+      slot.pageCount += count;
+    }
+    return true;
+  }
+
+  /** Takes the pages of one packet: runs of pages to send, and what is read for them, small gaps included. */
+  #claim(position: BlockPosition, room: number): { runs: SlotRange[]; reads: SlotRange[] } {
+    const { bitmap } = position;
+    const runs: SlotRange[] = [];
+    const reads: SlotRange[] = [];
+    for (let used = 0; used < room;) {
+      const first = bitmap.nextSet(position.page);
+      if (first === bitmap.pageCount) {
+        position.page = first;
+        break;
+      }
+      const last = reads.at(-1);
+      const gap = last === undefined ? 0 : first - (last.first + last.count);
+      const joins = last !== undefined && gap <= this.#longestGap && used + gap < room;
+      if (joins) used += gap;
+      const count = Math.min(bitmap.nextClear(first) - first, room - used);
+      if (joins) last.count += gap + count;
+      else reads.push({ first, at: used, count });
+      runs.push({ first, at: used, count });
+      used += count;
+      position.page = first + count;
+    }
+    return { runs, reads };
+  }
+
+  /** The block whose pages come next; it has at least one. */
+  #unfinishedBlock(): BlockPosition | undefined {
+    for (;;) {
+      const position = this.#position;
+      if (position !== undefined && position.bitmap.nextSet(position.page) < position.bitmap.pageCount) {
+        return position;
+      }
+      const block = this.#blocks[this.#nextBlock++];
+      if (block === undefined) return undefined;
+      // A shared block that was left out is the destination's already.
+      if (block.mapped === undefined) continue;
+      const { name, mapped } = block;
+      const bitmap = readPageBitmap(this.#file, block);
+      this.#position = { name, pagesOffset: mapped.pagesOffset, bitmap, page: 0 };
+    }
+  }
+
+  async #readOverlapped(room: Uint8Array, offset: number, slot: PacketSlot): Promise<void> {
+    checkCount(await this.#file.startRead(room, offset), room, offset, slot);
+  }
+}
+
+function checkCount(count: number, room: Uint8Array, offset: number, { block }: PacketSlot): void {
+  if (count === room.length) return;
+  throw new FormatError("truncated", "The file became shorter while it was read", {
+    offset: offset + count,
+    section: RAM_SECTION.name,
+    block,
+  });
+}
