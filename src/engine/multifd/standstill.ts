@@ -4,6 +4,8 @@ import type { MultifdSendOptions } from "./send-pages.js";
 const LONG_MS = 15_000;
 const LOOK_MS = 1000;
 
+type Watched = Pick<MultifdSendOptions, "channels" | "syncMode" | "compression">;
+
 /**
  * Says so when nothing moves. Where the two sides do not mean the same number of channels, or sync them differently, QEMU
  * waits without a word and for ever; but slow links and stopped destinations stand still too, so that it is no failure.
@@ -13,7 +15,7 @@ const LOOK_MS = 1000;
  */
 export function watchStandstill(
   movedBytes: () => number,
-  multifd: Pick<MultifdSendOptions, "channels" | "syncMode"> | undefined,
+  multifd: Watched | undefined,
   onMessage: ((message: string) => void) | undefined,
 ): { stop(): void } {
   if (multifd === undefined || onMessage === undefined) return { stop: () => undefined };
@@ -32,9 +34,10 @@ export function watchStandstill(
   return { stop: () => clearInterval(timer) };
 }
 
-function message({ channels, syncMode }: Pick<MultifdSendOptions, "channels" | "syncMode">): string {
+function message({ channels, syncMode, compression }: Watched): string {
   return (
-    `The destination has taken nothing for ${LONG_MS / 1000} s. It will not go on if its multifd-channels is not ` +
-    `${channels.length}, or if its channels do not sync once a ${syncMode} (--multifd-sync)`
+    `The destination has taken nothing for ${LONG_MS / 1000} s. It never will if its multifd-channels is not ` +
+    `${channels.length}, its multifd-compression is not ${compression ?? "none"}, or its channels do not sync once a ` +
+    `${syncMode} (--multifd-sync)`
   );
 }

@@ -3,7 +3,8 @@
  * place.
  *
  * - `section`: with every end of a part of the RAM section, until QEMU 8.0.
- * - `round`: once a round through memory, with a FLUSH record on the main channel; since QEMU 8.1.
+ * - `round`: at the end of START, and once a round through memory, each time with a FLUSH record on the main channel; since
+ *   QEMU 8.1.
  *
  * Nothing in a stream says which, and both sides must mean the same. For QEMU it is the migration property
  * `multifd-flush-after-each-section`, which machine types up to 8.0 turn on.

@@ -2,10 +2,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import type { ByteSource } from "../../channels/index.js";
 import { MachineError } from "../../errors/index.js";
-import { awaitShut } from "./return-path.js";
+import { awaitShut, closedEarly, OWN_ERROR } from "./return-path.js";
 
 /** A destination that closes says why at the same time, if it does. */
 const LAST_WORD_MS = 1000;
+const CHANNELS_FIT = `${OWN_ERROR}; its multifd-channels, multifd-compression and UUID must be those of this side`;
 
 /** What a destination says on the return path, where there is one, beside what is sent to it. */
 export class DestinationAnswer {
@@ -13,9 +14,16 @@ export class DestinationAnswer {
   readonly shut: Promise<void>;
   readonly #hasReturnPath: boolean;
 
-  constructor(returnPath: ByteSource | undefined) {
+  /** @param multifd Whether there are more connections, which must fit too. */
+  constructor(returnPath: ByteSource | undefined, multifd: boolean) {
     this.#hasReturnPath = returnPath !== undefined;
-    this.shut = returnPath === undefined ? Promise.resolve() : awaitShut(returnPath);
+    const hint = multifd ? CHANNELS_FIT : OWN_ERROR;
+    this.shut =
+      returnPath === undefined
+        ? Promise.resolve()
+        : awaitShut(returnPath, hint).catch((error: unknown) => {
+            throw isClosed(error) ? closedEarly(hint, error) : error;
+          });
     // It may come at any time, and be asked for much later.
     this.shut.catch(() => undefined);
   }
@@ -31,8 +39,7 @@ export class DestinationAnswer {
 
   /** Why sending failed: where a channel was closed, the destination's word says more than that. */
   async reasonFor(error: unknown): Promise<unknown> {
-    if (!this.#hasReturnPath || !(error instanceof MachineError) || error.code !== "connection-closed")
-      return error;
+    if (!this.#hasReturnPath || !isClosed(error)) return error;
     const silence = new AbortController();
     const refusal = this.shut.then(
       () => error,
@@ -43,4 +50,8 @@ export class DestinationAnswer {
     silence.abort();
     return reason;
   }
+}
+
+function isClosed(error: unknown): boolean {
+  return error instanceof MachineError && error.code === "connection-closed";
 }

@@ -10,6 +10,7 @@ import {
 import { MAPPED_RAM_CAPABILITY } from "../mapped-ram/capability.js";
 import type { MappedRamFile } from "../mapped-ram/open.js";
 import { readMappedRamTail } from "../mapped-ram/tail.js";
+import type { RamSectionType } from "../migration-target.js";
 import { MultifdSender, type MultifdSendOptions } from "../multifd/send-pages.js";
 import { watchStandstill } from "../multifd/standstill.js";
 import { type ProgressListener, ProgressMeter } from "../progress.js";
@@ -100,7 +101,7 @@ class FileMigration {
     const { returnPath, multifd, onMessage } = this.#options;
     // Read before anything is sent: a file with damaged device sections must not reach a destination.
     const end = readMappedRamTail(this.#file, this.#skeleton);
-    const answer = new DestinationAnswer(returnPath);
+    const answer = new DestinationAnswer(returnPath, multifd !== undefined);
     const standstill = watchStandstill(() => this.#sentBytes, multifd, onMessage);
     try {
       const pages = await answer.orRefusal(this.#send(end));
@@ -142,7 +143,7 @@ class FileMigration {
   }
 
   async #sendHead(withReturnPath: boolean): Promise<void> {
-    const { configuration, beforeRam, ram, blocks, footers } = this.#skeleton;
+    const { configuration, beforeRam, ram, blocks } = this.#skeleton;
     const writer = new ByteWriter();
     encodeStreamHead(writer, { ...configuration, capabilities: this.#capabilities() });
     if (withReturnPath) {
@@ -150,16 +151,16 @@ class FileMigration {
     }
     for (const section of beforeRam) writer.raw(readEarlySection(this.#file, section));
     encodeRamStart(writer, ram, blocks);
-    encodeRamPartEnd(writer, ram.id, footers);
+    await this.#endOfPart(writer, SectionType.START);
     const { setup } = splitBetweenRam(this.#skeleton);
     for (const section of setup) writer.raw(readEarlySection(this.#file, section));
-    await this.#syncAtSectionEnd();
     await this.#write(writer.finish());
   }
 
   async #sendPages(): Promise<SendResult["pages"]> {
-    const { ram, footers, blocks, pageSize } = this.#skeleton;
-    await this.#write(new ByteWriter().u8(SectionType.PART).u32(ram.id).finish());
+    const { ram, blocks, pageSize } = this.#skeleton;
+    const writer = new ByteWriter();
+    await this.#write(writer.u8(SectionType.PART).u32(ram.id).finish());
     const sender = new PageSender(this.#file, pageSize, async (bytes, coveredBytes) => {
       await this.#write(bytes);
       this.#coveredBytes = coveredBytes;
@@ -169,31 +170,39 @@ class FileMigration {
     if (multifd === undefined) for (const block of blocks) await sender.sendBlock(block);
     else await Promise.all([multifd.sendPages(), sendZeroPages(sender, blocks)]);
     await sender.flush();
-    await this.#syncAtSectionEnd();
-    await this.#write(endOfPart(ram.id, footers));
+    await this.#endOfPart(writer.clear(), SectionType.PART);
+    await this.#write(writer.finish());
     return { normal: sender.normalPages + this.#multifdPages, zero: sender.zeroPages };
   }
 
   async #sendEnd(): Promise<void> {
-    const { ram, footers } = this.#skeleton;
+    const { ram } = this.#skeleton;
     const { rounds } = splitBetweenRam(this.#skeleton);
     const writer = new ByteWriter();
     for (const section of rounds) writer.raw(readEarlySection(this.#file, section));
     writer.u8(SectionType.END).u32(ram.id);
-    if (this.#multifd?.syncMode === "round") {
-      await this.#multifd.sync();
-      encodeMultifdFlush(writer);
-    } else await this.#syncAtSectionEnd();
-    writer.raw(endOfPart(ram.id, footers));
+    await this.#endOfPart(writer, SectionType.END);
     await this.#write(writer.finish());
   }
 
+  async #endOfPart(writer: ByteWriter, type: RamSectionType): Promise<void> {
+    const { ram, footers } = this.#skeleton;
+    await this.#syncChannels(writer, type);
+    encodeRamPartEnd(writer, ram.id, footers);
+  }
+
   /**
-   * Before the main channel has the end of a part, at which a destination waits for the others: it reads no further until
-   * they have come, and what is written behind the end might find no room.
+   * Lets the channels wait for the main one, before the end of a part of RAM. That of START is what keeps them from pages
+   * until the destination has made its RAM ready: QEMU without it crashes.
+   *
+   * The channels have theirs before the main one has its own: a destination that waits for them there reads no further,
+   * and what is written behind it might find no room.
    */
-  async #syncAtSectionEnd(): Promise<void> {
-    if (this.#multifd?.syncMode === "section") await this.#multifd.sync();
+  async #syncChannels(writer: ByteWriter, type: RamSectionType): Promise<void> {
+    const multifd = this.#multifd;
+    if (multifd === undefined || (multifd.syncMode === "round" && type === SectionType.PART)) return;
+    await multifd.sync();
+    if (multifd.syncMode === "round") encodeMultifdFlush(writer);
   }
 
   #showProgress(): void {
@@ -215,10 +224,4 @@ class FileMigration {
 async function sendZeroPages(sender: PageSender, blocks: MappedRamFile["blocks"]): Promise<void> {
   for (const block of blocks) await sender.sendZeroPages(block);
   await sender.flush();
-}
-
-function endOfPart(ramId: number, footers: boolean): Uint8Array {
-  const writer = new ByteWriter();
-  encodeRamPartEnd(writer, ramId, footers);
-  return writer.finish();
 }
