@@ -17,7 +17,13 @@ import { convertSnapshot, extractBlocks, type SnapshotFormat } from "../src/snap
 export type RamportJob =
   | { readonly kind: "save"; readonly qmpPath: string; readonly output: string }
   | { readonly kind: "receive"; readonly uri: string; readonly output: string }
-  | { readonly kind: "restore"; readonly qmpPath: string; readonly input: string }
+  | {
+      readonly kind: "restore";
+      readonly qmpPath: string;
+      readonly input: string;
+      /** Connections for the pages; none when not given. */
+      readonly channels?: number;
+    }
   | { readonly kind: "extract"; readonly input: string; readonly block: string; readonly output: string }
   | {
       readonly kind: "convert";
@@ -69,7 +75,11 @@ async function perform(job: RamportJob): Promise<void> {
   const qmp = await QmpClient.connect(job.qmpPath);
   try {
     if (job.kind === "save") await saveVm(qmp, job.output, { method: "stream" });
-    else await restoreVm(qmp, job.input, { method: "send", then: "pause" });
+    else {
+      const { channels } = job;
+      const extra = channels === undefined ? {} : { channels };
+      await restoreVm(qmp, job.input, { method: "send", then: "pause", ...extra });
+    }
   } finally {
     await qmp.close();
   }

@@ -25,7 +25,7 @@ export interface Setting {
 /** One line of the table. */
 export interface Row {
   readonly name: string;
-  readonly group: "save" | "receive" | "restore";
+  readonly group: "save" | "receive" | "restore" | "channels";
   /** Name of the row of the same group that this one is compared with; none for that row itself. */
   readonly baseline?: string;
   measure(setting: Setting): Promise<Sample>;
@@ -34,6 +34,7 @@ export interface Row {
 const EXEC_SAVE = "QEMU exec:cat>FILE";
 const COPY = "cat STREAM >FILE";
 const NATIVE_LOAD = "QEMU mapped-ram load";
+const NATIVE_CHANNELS = "QEMU mapped-ram load, 2 channels";
 
 /** All rows, in the order in which each round goes through them. */
 export const ROWS: readonly Row[] = [
@@ -75,7 +76,18 @@ export const ROWS: readonly Row[] = [
     baseline: NATIVE_LOAD,
     measure: loadByQemu({}, ({ stream }) => `exec:cat ${stream}`),
   },
-  { name: "ramport restore, send", group: "restore", baseline: NATIVE_LOAD, measure: restoreByRamport },
+  { name: "ramport restore, send", group: "restore", baseline: NATIVE_LOAD, measure: restoreByRamport() },
+  {
+    name: NATIVE_CHANNELS,
+    group: "channels",
+    measure: loadByQemu({ "mapped-ram": true, multifd: true }, ({ mapped }) => `file:${mapped}`),
+  },
+  ...[1, 2, 4].map((channels): Row => ({
+    name: `ramport restore, send, ${channels} channels`,
+    group: "channels",
+    baseline: NATIVE_CHANNELS,
+    measure: restoreByRamport(channels),
+  })),
 ];
 
 /** Saves with QEMU alone; returns its time in milliseconds. */
@@ -145,18 +157,21 @@ function loadByQemu(on: Capabilities, uriOf: (setting: Setting) => string): Row[
     });
 }
 
-function restoreByRamport(setting: Setting): Promise<Sample> {
-  return withDestination(setting, async (destination) => {
-    await configure(destination, {});
-    const cpuBefore = cpuMs(destination);
-    const { ms, value } = await timeMigration(destination, () =>
-      runRamport({ kind: "restore", qmpPath: destination.qmpPath, input: setting.mapped }, () =>
-        warmFreeMemory(setting.directory, setting.machine.memoryBytes),
-      ),
-    );
-    const qemuCpuMs = cpuMs(destination) - cpuBefore;
-    return { moveMs: ms, syncMs: 0, wholeMs: value.wholeMs, qemuCpuMs, ramport: value };
-  });
+function restoreByRamport(channels?: number): Row["measure"] {
+  return (setting) =>
+    withDestination(setting, async (destination) => {
+      await configure(destination, {});
+      const cpuBefore = cpuMs(destination);
+      const { qmpPath } = destination;
+      const job = { kind: "restore", qmpPath, input: setting.mapped } as const;
+      const { ms, value } = await timeMigration(destination, () =>
+        runRamport({ ...job, ...(channels === undefined ? {} : { channels }) }, () =>
+          warmFreeMemory(setting.directory, setting.machine.memoryBytes),
+        ),
+      );
+      const qemuCpuMs = cpuMs(destination) - cpuBefore;
+      return { moveMs: ms, syncMs: 0, wholeMs: value.wholeMs, qemuCpuMs, ramport: value };
+    });
 }
 
 /** Gives a name for an output file, and removes the file: every run starts with the same page cache. */
