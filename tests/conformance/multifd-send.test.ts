@@ -99,7 +99,9 @@ describe.each([
       const refusing = await listenWithMultifd(third, 2);
       const refused = await ramport(["send", file, refusing, "--channels", "2"]);
       expect(refused.code, refused.stderr).toBe(3);
-      expect(refused.stderr).toMatch(/^ramport: The destination closed [^\n]*own error says why[^\n]*\n$/);
+      expect(refused.stderr).toMatch(
+        /^ramport: The destination closed [^\n]*own error says why[^\n]*UUID[^\n]*\n$/,
+      );
     });
 
     test.each(["zlib", "zstd"])("compressed with %s", async (method) => {
@@ -151,9 +153,11 @@ describeWithQemu("10.0", "channels that do not fit", () => {
     const { file } = await saved(machine());
     const destination = await startQemu(machine({ incoming: "defer" }));
     const uri = await listenWithMultifd(destination, 2, { "multifd-compression": "zlib" });
-    const result = await ramport(["send", file, uri, "--channels", "2"]);
-    expect(result.code, result.stderr).toBe(3);
-    expect(result.stderr).toMatch(/^ramport: The destination closed [^\n]*\n$/);
+    const run = startRamport(["send", file, uri, "--channels", "2"]);
+    // QEMU closes the channels; when everything was sent by then, it only never answers.
+    await run.waitForMessage(/multifd-compression/, 40_000);
+    run.kill("SIGINT");
+    expect((await run.ended).code).toBeOneOf([3, 130]);
   });
 
   test("restore to another machine: QEMU's own reason", async () => {

@@ -133,7 +133,8 @@ class FileMigration {
     await this.#sendEnd();
     for (const piece of endOfStream(end, this.#capabilities(), new ByteWriter())) await this.#write(piece);
     await this.#sink.end();
-    await multifd?.end();
+    // All of it has been handed over; a destination that has loaded everything may have closed its end already.
+    void multifd?.end().catch(() => undefined);
     throwIfAborted(this.#options.signal);
     return pages;
   }
