@@ -7,5 +7,5 @@ export { receiveSnapshot, type ReceiveSnapshotOptions, type WrittenSnapshot } fr
 export { type RestoreOptions, type RestoreResult, restoreVm } from "./restore.js";
 export type { RestoreMethodName } from "./restore-method.js";
 export { type SaveOptions, type SaveResult, saveVm } from "./save.js";
-export type { MultifdCompressionName, SaveMethodName, ZeroPageDetectionName } from "./save-method.js";
+export type { SaveMethodName, ZeroPageDetectionName } from "./save-method.js";
 export { sendSnapshot, type SendSnapshotOptions } from "./send.js";

@@ -1,5 +1,5 @@
 import type { TlsCredentials } from "../channels/index.js";
-import type { ProgressListener } from "../engine/index.js";
+import type { MultifdSendOptions, ProgressListener } from "../engine/index.js";
 import type { MigrationInfo, QmpClient } from "../qmp/index.js";
 import type { MigrationAbilities } from "./migration-settings.js";
 import type { WrittenSnapshot } from "./receive.js";
@@ -12,9 +12,6 @@ export type SaveMethodName =
   /** Any QEMU: it migrates into a socket, and ramport writes the file. */
   | "stream";
 
-/** What QEMU compresses multifd packets with, of what ramport unpacks. */
-export type MultifdCompressionName = "none" | "zlib" | "zstd";
-
 /** Where QEMU looks for zero pages: nowhere, in its main thread, in the channels' threads. */
 export type ZeroPageDetectionName = "none" | "legacy" | "multifd";
 
@@ -25,10 +22,11 @@ export interface SaveJob {
   readonly outputPath: string;
   readonly live: boolean;
   readonly replace: boolean;
-  readonly channels: number;
+  /** undefined where nothing was said of them. */
+  readonly channels: number | undefined;
   readonly directIo: boolean;
-  /** QEMU's `multifd-compression`, of the stream method with channels; its own value when not given. */
-  readonly multifdCompression: MultifdCompressionName | undefined;
+  /** How QEMU compresses the channels of the stream method. */
+  readonly compression: Pick<MultifdSendOptions, "compression" | "compressionLevel">;
   /** QEMU's `zero-page-detection` (9.0 and newer); its own value when not given. */
   readonly zeroPageDetection: ZeroPageDetectionName | undefined;
   /** Bytes a second; 0 is no limit. */

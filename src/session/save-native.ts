@@ -18,7 +18,10 @@ export class OutputOutOfReachError extends MachineError {}
 export async function saveByMappedRam(job: SaveJob): Promise<SavedByMethod> {
   const { qmp } = job;
   const output = OutputFile.reserve(job.outputPath, { replace: job.replace });
-  const { capabilities, parameters } = mappedRamSettings(job.abilities, job);
+  const { capabilities, parameters } = mappedRamSettings(job.abilities, {
+    ...job,
+    channels: job.channels ?? 1,
+  });
   const restoreSettings = await applyMigrationSettings(qmp, job.abilities, {
     capabilities,
     parameters: {

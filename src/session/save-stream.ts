@@ -46,17 +46,19 @@ export async function saveByStream(job: SaveJob): Promise<SavedByMethod> {
 
 function streamSettings({
   channels,
-  multifdCompression,
+  compression: { compression, compressionLevel },
   zeroPageDetection,
   maxBandwidth,
 }: SaveJob): MigrationSettings {
-  const multifd = channels > 1;
   return {
-    capabilities: { "return-path": true, ...(multifd ? { multifd } : {}) },
+    capabilities: { "return-path": true, ...(channels === undefined ? {} : { multifd: true }) },
     parameters: {
       "max-bandwidth": maxBandwidth,
-      ...(multifd ? { "multifd-channels": channels } : {}),
-      ...(multifdCompression === undefined ? {} : { "multifd-compression": multifdCompression }),
+      ...(channels === undefined ? {} : { "multifd-channels": channels }),
+      ...(compression === undefined ? {} : { "multifd-compression": compression }),
+      ...(compression === undefined || compressionLevel === undefined
+        ? {}
+        : { [`multifd-${compression}-level`]: compressionLevel }),
       ...(zeroPageDetection === undefined ? {} : { "zero-page-detection": zeroPageDetection }),
     },
   };
@@ -73,9 +75,9 @@ async function migrateIntoSocket(job: SaveJob, uri: MigrationUri): Promise<Saved
       replace: job.replace,
       ...(job.tls === undefined ? {} : { tls: job.tls }),
       signal: AbortSignal.any(signals),
-      ...(job.channels > 1
-        ? { channels: job.channels, otherwiseMultifdSync: multifdSyncModeOfQemu(job.qmp.version) }
-        : {}),
+      ...(job.channels === undefined
+        ? {}
+        : { channels: job.channels, otherwiseMultifdSync: multifdSyncModeOfQemu(job.qmp.version) }),
       onListening: (listeningUri) => {
         migrating = startMigration(job, listeningUri);
         migrating.catch((error: unknown) => sourceFailed.abort(error));

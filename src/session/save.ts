@@ -7,31 +7,31 @@ import type { MigrationInfo, QmpClient } from "../qmp/index.js";
 import { ConvergenceWatch } from "./convergence.js";
 import { type MigrationAbilities, queryMigrationAbilities } from "./migration-settings.js";
 import type { WrittenSnapshot } from "./receive.js";
+import {
+  checkMultifdOptions,
+  type MultifdCompressionOptions,
+  packetCompressionOf,
+} from "./multifd-options.js";
 import { checkTls } from "./qemu-tls.js";
-import type {
-  MultifdCompressionName,
-  SavedByMethod,
-  SaveJob,
-  SaveMethodName,
-  ZeroPageDetectionName,
-} from "./save-method.js";
+import type { SavedByMethod, SaveJob, SaveMethodName, ZeroPageDetectionName } from "./save-method.js";
 import { OutputOutOfReachError, saveByMappedRam } from "./save-native.js";
 import { saveByStream } from "./save-stream.js";
 import { parseVia, type SocketUri } from "./via.js";
 import { isUnderWay } from "./wait-migration.js";
 
 /** How to save a VM. */
-export interface SaveOptions {
+export interface SaveOptions extends MultifdCompressionOptions {
   /** Keep the guest running until the switch-over; the default stops it first. */
   readonly live?: boolean;
   /** Let the guest run again afterwards, if it ran before. */
   readonly resume?: boolean;
   /** The default takes mapped-ram where the QEMU has it. */
   readonly method?: SaveMethodName | "auto";
-  /** multifd channels, of either method; 1 is none. */
+  /**
+   * multifd channels: with the mapped-ram method QEMU's threads, where 1 is none; with the stream method connections for the
+   * pages, 1 to 255.
+   */
   readonly channels?: number;
-  /** Stream method with channels: how QEMU compresses them. The default is not to. */
-  readonly multifdCompression?: MultifdCompressionName;
   /** QEMU 9.0 and newer: where it looks for zero pages. The default is what it is set to. */
   readonly zeroPageDetection?: ZeroPageDetectionName;
   /** Lets QEMU write pages past the page cache (mapped-ram method, QEMU 9.1 and newer). */
@@ -85,6 +85,7 @@ export async function saveVm(
 ): Promise<SaveResult> {
   throwIfAborted(options.signal);
   const via = options.via === undefined ? undefined : parseVia(options.via);
+  checkMultifdOptions(options);
   checkOptions(options);
   checkTls(options.tls, "server");
   const guest = await qmp.execute("query-status");
@@ -140,7 +141,6 @@ export async function saveVm(
 
 function checkOptions({
   method = "auto",
-  channels = 1,
   directIo = false,
   multifdCompression = "none",
   via,
@@ -148,9 +148,6 @@ function checkOptions({
   live,
   stopAfterSeconds,
 }: SaveOptions): void {
-  if (!Number.isInteger(channels) || channels < 1 || channels > 255) {
-    throw new UsageError("The number of channels is 1 to 255", { actual: channels });
-  }
   const needsMapped = method === "mapped-ram" || directIo;
   if (needsMapped && (via !== undefined || tls !== undefined)) {
     throw new UsageError(
@@ -160,9 +157,9 @@ function checkOptions({
       },
     );
   }
-  if (multifdCompression !== "none" && (needsMapped || channels < 2)) {
-    throw new UsageError("QEMU compresses only what travels over several channels of the stream method", {
-      hint: "use --method stream --channels 2, or leave the compression out",
+  if (multifdCompression !== "none" && needsMapped) {
+    throw new UsageError("QEMU compresses only what travels over the channels of the stream method", {
+      hint: "use --method stream, or leave the compression out",
     });
   }
   if (stopAfterSeconds !== undefined && live !== true) {
@@ -203,9 +200,9 @@ function makeJob(
     onInfo,
     live: options.live ?? false,
     replace: options.replace ?? false,
-    channels: options.channels ?? 1,
+    channels: options.channels,
     directIo: options.directIo ?? false,
-    multifdCompression: options.multifdCompression,
+    compression: packetCompressionOf(options),
     zeroPageDetection: options.zeroPageDetection,
     maxBandwidth: options.maxBandwidth ?? 0,
     qmpPath: options.qmpPath,

@@ -8,7 +8,7 @@ export function addMultifdCompression(command: Command): Command {
     .addOption(
       new Option(
         "--multifd-compression <name>",
-        "compress what travels over the channels; the destination's multifd-compression",
+        "compress what travels over the channels; where QEMU's side is yours to set, its multifd-compression",
       ).choices(["none", "zlib", "zstd"]),
     )
     .option("--multifd-zlib-level <n>", "0 to 9 (default: 1)", wholeNumber("--multifd-zlib-level", 0, 9))

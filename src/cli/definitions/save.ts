@@ -1,6 +1,7 @@
 import { type Command, Option } from "commander";
 
 import { byteCount, seconds, wholeNumber } from "../parse-options.js";
+import { addMultifdCompression } from "./multifd.js";
 import { addTlsOptions, defineCommand, qmpOption, viaOption } from "./shared.js";
 
 /** Defines `ramport save`. */
@@ -29,13 +30,10 @@ export function addSave(program: Command): void {
         .choices(["auto", "mapped-ram", "stream"])
         .default("auto"),
     )
-    .option("--channels <n>", "multifd channels; 1 is none", wholeNumber("--channels", 1, 255))
-    .addOption(
-      new Option("--multifd-compression <name>", "how QEMU compresses the channels (stream method)").choices([
-        "none",
-        "zlib",
-        "zstd",
-      ]),
+    .option(
+      "--channels <n>",
+      "multifd channels: QEMU's threads (mapped-ram), or connections for the pages (stream)",
+      wholeNumber("--channels", 1, 255),
     )
     .addOption(
       new Option(
@@ -56,14 +54,16 @@ export function addSave(program: Command): void {
     )
     .addOption(viaOption())
     .option("--force", "replace an existing file");
-  addTlsOptions(command).action(async (out: string, { stopAfter, force, ...options }: SaveFlags) => {
-    const { save } = await import("../commands/save.js");
-    await save(out, {
-      ...options,
-      ...(stopAfter === undefined ? {} : { stopAfterSeconds: stopAfter }),
-      ...(force === true ? { replace: true } : {}),
-    });
-  });
+  addTlsOptions(addMultifdCompression(command)).action(
+    async (out: string, { stopAfter, force, ...options }: SaveFlags) => {
+      const { save } = await import("../commands/save.js");
+      await save(out, {
+        ...options,
+        ...(stopAfter === undefined ? {} : { stopAfterSeconds: stopAfter }),
+        ...(force === true ? { replace: true } : {}),
+      });
+    },
+  );
 }
 
 type SaveFlags = Omit<
