@@ -165,18 +165,25 @@ export class PlacedPages implements PagePacketSink {
   ): Promise<void> | undefined {
     const pageSize = this.#pageSize;
     const writes: Promise<void>[] = [];
+    const order = ascending(places, count);
     for (let first = 0; first < count;) {
-      const address = places[first] ?? 0;
+      const from = order[first] ?? 0;
+      const address = places[from] ?? 0;
       let next = first + 1;
-      while (next < count && places[next] === address + (next - first) * pageSize) next += 1;
-      this.#eachRun(
-        block,
-        address,
-        bytes,
-        first * pageSize,
-        (next - first) * pageSize,
-        (file, position, run) => startWriting(file, position, run, writes),
-      );
+      while (next < count && order[next] === from + next - first) {
+        if (places[from + next - first] !== address + (next - first) * pageSize) break;
+        next += 1;
+      }
+      const length = (next - first) * pageSize;
+      if (length >= LEAST_OVERLAPPED_BYTES) {
+        this.#eachRun(block, address, bytes, from * pageSize, length, (file, position, run) =>
+          startWriting(file, position, run, writes),
+        );
+      } else {
+        // Neighbours in the file that are none in the packet: gathered.
+        for (let at = 0; at < length; at += pageSize)
+          this.page(block, address + at, bytes, from * pageSize + at);
+      }
       first = next;
     }
     if (writes.length === 0) return undefined;
@@ -255,6 +262,17 @@ export class PlacedPages implements PagePacketSink {
       block: name,
     });
   }
+}
+
+/** The order in which places ascend. QEMU puts a packet's pages out of order when it sorts the zero pages out. */
+function ascending(places: Float64Array, count: number): Uint32Array {
+  const order = new Uint32Array(count).map((_, index) => index);
+  for (let index = 1; index < count; index++) {
+    if ((places[index] ?? 0) < (places[index - 1] ?? 0)) {
+      return order.sort((a, b) => (places[a] ?? 0) - (places[b] ?? 0));
+    }
+  }
+  return order;
 }
 
 /** Writes pages that follow each other, beside this thread where they are many: `writes` takes what then runs. */
