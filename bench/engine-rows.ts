@@ -217,7 +217,8 @@ export function formatEngineRows(
 ): string {
   const lines = rows.map(({ name, baseline }) => {
     const own = samples.get(name);
-    if (typeof own !== "object" || own.length === 0) return `${name.padEnd(42)} ${own ?? ""}`;
+    if (typeof own === "string") return `${name.padEnd(42)} ${own}`;
+    if (own === undefined || own.length === 0) return name;
     const time = spreadOf(own.map(({ ms }) => ms));
     const rate = (memoryBytes / 2 ** 30 / time.median) * 1000;
     const base = baseline === undefined ? undefined : samples.get(baseline);

@@ -5,7 +5,6 @@
 
 import { spawnSync } from "node:child_process";
 import fs, { constants } from "node:fs";
-import os from "node:os";
 import process from "node:process";
 
 import { afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
@@ -21,6 +20,7 @@ import {
   ReadableFile,
 } from "../../src/channels/index.js";
 import { MachineError, UsageError } from "../../src/errors/index.js";
+import { hasDirectIo, watchTransfers } from "../support/direct-io.js";
 import { Random } from "../support/random.js";
 import { useWorkDir } from "../support/work-dir.js";
 
@@ -29,18 +29,6 @@ const MIB = 1 << 20;
 const required = { directIo: "required" } as const;
 
 afterEach(() => void vi.restoreAllMocks());
-
-function hasDirectIo(): boolean {
-  const path = `${os.tmpdir()}/ramport-direct-io-${process.pid}`;
-  try {
-    fs.closeSync(fs.openSync(path, constants.O_CREAT | constants.O_RDWR | constants.O_DIRECT, 0o600));
-    return true;
-  } catch {
-    return false;
-  } finally {
-    fs.rmSync(path, { force: true });
-  }
-}
 
 /** Bytes that differ from place to place. */
 function pattern(length: number, seed = 1): Buffer {
@@ -55,22 +43,6 @@ function aligned(length: number): Uint8Array {
   const slots = new AlignedSlots();
   expect(length).toBeLessThanOrEqual(SLOT_BYTES);
   return slots.take().subarray(0, length);
-}
-
-/** Lengths of transfers by whether their descriptor was open with O_DIRECT, from here on. */
-function watchTransfers(): { direct: number[]; buffered: number[] } {
-  const seen = { direct: [] as number[], buffered: [] as number[] };
-  const note = (fd: number, length: number): void => {
-    (descriptorStatus(fd)?.isDirect === true ? seen.direct : seen.buffered).push(length);
-  };
-  for (const name of ["readSync", "writeSync", "read", "write"] as const) {
-    const original: (...args: never[]) => unknown = fs[name];
-    vi.spyOn(fs, name).mockImplementation(((...args: unknown[]) => {
-      note(args[0] as number, args[3] as number);
-      return original(...(args as never[]));
-    }) as never);
-  }
-  return seen;
 }
 
 describe.skipIf(!hasDirectIo())("where the file system has direct I/O", () => {
