@@ -47,6 +47,8 @@ export interface EngineRow {
   readonly name: string;
   /** Name of the row that this one is compared with. */
   readonly baseline?: string;
+  /** Name of the row that says what the disk can do. */
+  readonly disk?: string;
   /** Measures, or says why it cannot. */
   measure(setting: EngineSetting): Promise<EngineSample | string>;
 }
@@ -74,6 +76,7 @@ function pair(kind: "load" | "save", direct: boolean, channels: number | undefin
     {
       name: `engine ${how}`,
       baseline: `QEMU ${how}`,
+      ...(direct ? { disk: fioName(kind, 4) } : {}),
       measure: (setting) => byEngine(setting, kind, direct, channels),
     },
   ];
@@ -140,10 +143,14 @@ async function saveByQemu(setting: EngineSetting, direct: boolean, channels?: nu
   }
 }
 
+function fioName(kind: "load" | "save", depth: number): string {
+  return `fio ${kind} direct, 1 MiB, depth ${depth}`;
+}
+
 /** The same bytes of the same file, or as many of a new one, without the page cache. */
 function fioRow(kind: "load" | "save", depth: number): EngineRow {
   return {
-    name: `fio ${kind} direct, 1 MiB, depth ${depth}`,
+    name: fioName(kind, depth),
     async measure({ mapped, pages, directory }) {
       if (spawnSync("fio", ["--version"]).status !== 0) return "not measured: no fio";
       const output = path.join(directory, "output");
@@ -209,21 +216,25 @@ export async function measureEngineRows(
   return samples;
 }
 
-/** One line a row: medians, their spread, and how many times as fast as its baseline a row is, round by round. */
+/**
+ * One line a row: medians, their spread, and how many times as fast as another one a row is: by the median of the rounds, and
+ * by the best of each, which tells more where others use the machine too.
+ */
 export function formatEngineRows(
   rows: readonly EngineRow[],
   samples: ReadonlyMap<string, EngineSample[] | string>,
   memoryBytes: number,
 ): string {
-  const lines = rows.map(({ name, baseline }) => {
+  const lines = rows.map(({ name, baseline, disk }) => {
     const own = samples.get(name);
     if (typeof own === "string") return `${name.padEnd(42)} ${own}`;
     if (own === undefined || own.length === 0) return name;
     const time = spreadOf(own.map(({ ms }) => ms));
     const rate = (memoryBytes / 2 ** 30 / time.median) * 1000;
-    const base = baseline === undefined ? undefined : samples.get(baseline);
-    const ratios = typeof base === "object" ? own.map(({ ms }, round) => (base[round]?.ms ?? NaN) / ms) : [];
-    const ratio = ratios.length === 0 ? "" : ` x${spreadOf(ratios).median.toFixed(2)}`;
+    const ratios = [
+      ratioText("QEMU", own, samples.get(baseline ?? "")),
+      ratioText("fio", own, samples.get(disk ?? "")),
+    ];
     const cpu = own.flatMap(({ cpuMs: value }) => (value === undefined ? [] : [value]));
     const extra = own.flatMap(({ extraBytes }) => (extraBytes === undefined ? [] : [extraBytes]));
     return [
@@ -233,10 +244,21 @@ export function formatEngineRows(
       `sync ${spreadOf(own.map(({ syncMs }) => syncMs)).median.toFixed(0)}`.padEnd(10),
       (cpu.length === 0 ? "" : `cpu ${spreadOf(cpu).median.toFixed(0)} ms`).padEnd(12),
       (extra.length === 0 ? "" : `+${(spreadOf(extra).max / 2 ** 20).toFixed(0)} MiB`).padEnd(9),
-      ratio,
+      ...ratios,
     ].join(" ");
   });
   return lines.join("\n");
+}
+
+function ratioText(
+  title: string,
+  own: readonly EngineSample[],
+  base: readonly EngineSample[] | string | undefined,
+): string {
+  if (typeof base !== "object" || base.length === 0) return "";
+  const ratio = spreadOf(own.map(({ ms }, round) => (base[round]?.ms ?? NaN) / ms)).median;
+  const best = spreadOf(base.map(({ ms }) => ms)).min / spreadOf(own.map(({ ms }) => ms)).min;
+  return `x${ratio.toFixed(2)} of ${title} (best x${best.toFixed(2)})`;
 }
 
 async function main(): Promise<void> {

@@ -45,7 +45,13 @@ export interface MigrationHost {
   readonly runCount: number;
   /** 16 bytes, where the machine has one: with `validate-uuid` a migration from another one is refused. */
   readonly uuid?: Uint8Array;
-  /** The RAM blocks with views that are valid until the guest runs again: ask anew after every wait. */
+  /**
+   * The RAM blocks with views that are valid until the guest runs again: ask anew after every wait.
+   *
+   * While the guest stands still for a save, and while a load replaces its memory, other threads read and write through
+   * these views, too: until {@link run} is called by the engine, or the save or load has ended, the memory behind them must
+   * stay where it is. Of a guest that runs the engine copies what it writes, between two of its turns.
+   */
   ramBlocks(): readonly HostRamBlock[];
   /** Lets the guest go on; does nothing when it runs already. */
   run(): Promise<void>;

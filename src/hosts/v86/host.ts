@@ -11,6 +11,7 @@ import {
 } from "../../engine/host.js";
 import { HashDirtyLog } from "../../engine/dirty-log/hash-dirty-log.js";
 import { assert, MachineError, UsageError } from "../../errors/index.js";
+import { adviseHugePages } from "../huge-pages.js";
 import { DutyCycle } from "./duty-cycle.js";
 import { internalsOf, uartsOf, type V86Machine } from "./internals.js";
 import { SharedMemory, type SharedMemoryOptions } from "./shared-memory.js";
@@ -70,6 +71,8 @@ export class V86Host implements MigrationHost {
     this.#dirtyLog = options.dirtyLog ?? "shadow";
     this.#sharedMemory =
       sharedMemory === undefined ? undefined : SharedMemory.map(this.#machine.cpu, sharedMemory);
+    // A file's memory is the file system's to arrange.
+    if (sharedMemory === undefined) adviseHugePages(this.#machine.cpu.mem8.subarray(0));
   }
 
   /**
