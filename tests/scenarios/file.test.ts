@@ -3,6 +3,7 @@
 import { closeSync, constants, openSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 
+import { hasDirectIo } from "../support/direct-io.js";
 import { ramport, ramportJson } from "../support/ramport-cli.js";
 import type { StartVmOptions } from "../support/vm-process.js";
 import { useWorkDir } from "../support/work-dir.js";
@@ -26,6 +27,9 @@ endMachinesAfterEach();
 /** Where a stream starts that does not start at the beginning of its file. */
 const OFFSET = 0x1000;
 const MARKER = "X".repeat(OFFSET);
+const MULTIFD = ["mapped-ram", "multifd"];
+/** `migrate_hook_start_multifd_mapped_ram`: more than one, and more than the page areas of a machine. */
+const CHANNELS = { "multifd-channels": 4 };
 
 /** What a file scenario is. */
 interface FileScenario {
@@ -33,6 +37,8 @@ interface FileScenario {
   readonly name?: string;
   readonly stopped: boolean;
   readonly capabilities?: readonly string[];
+  /** For both machines. */
+  readonly parameters?: Readonly<Record<string, unknown>>;
   readonly source?: StartVmOptions;
   readonly target?: StartVmOptions;
   /** The stream does not start where the file does. */
@@ -49,6 +55,7 @@ async function migrateByFile(scenario: FileScenario): Promise<void> {
   const pair = await startPair({ incoming: "defer", capabilities, source, target });
   const { from, to } = pair;
   await ensureConverge(from);
+  for (const machine of [from, to]) await machine.qmp("migrate-set-parameters", scenario.parameters ?? {});
   if (stopped) await stopSource(pair);
   await migrate(pair, uri);
   await expectCompleted(pair, { live: !stopped });
@@ -76,11 +83,16 @@ function expectOffsetKept(): void {
   expect(file.toString("latin1", OFFSET, OFFSET + 4)).toBe("QEVM");
 }
 
-/** Descriptors of the file, for each machine its own, while they start. */
+/** Descriptors of the file, for each machine its own, while they start. `flags`: more of open(2). */
 async function withDescriptors(
   run: (descriptors: readonly [number, number]) => Promise<void>,
+  flags = 0,
 ): Promise<void> {
-  const descriptors = [openSync(filePath(), constants.O_WRONLY), openSync(filePath(), "r")] as const;
+  const { O_WRONLY, O_RDONLY } = constants;
+  const descriptors = [
+    openSync(filePath(), O_WRONLY | flags),
+    openSync(filePath(), O_RDONLY | flags),
+  ] as const;
   try {
     await run(descriptors);
   } finally {
@@ -136,7 +148,60 @@ describe("/migration/precopy/file", () => {
     await migrateByFile({ stopped: false, capabilities: ["mapped-ram"] });
   });
 
-  // In QEMU with several channels: /migration/multifd/file/mapped-ram/fdset.
+  test("/migration/multifd/file/mapped-ram", async () => {
+    await migrateByFile({ stopped: true, capabilities: MULTIFD, parameters: CHANNELS });
+  });
+
+  test("/migration/multifd/file/mapped-ram/live", async () => {
+    await migrateByFile({ stopped: false, capabilities: MULTIFD, parameters: CHANNELS });
+  });
+
+  test.skipIf(!hasDirectIo())("/migration/multifd/file/mapped-ram/dio", async () => {
+    await migrateByFile({
+      stopped: true,
+      capabilities: MULTIFD,
+      parameters: { ...CHANNELS, "direct-io": true },
+    });
+  });
+
+  test("/migration/multifd/file/mapped-ram/fdset", async () => {
+    writeFileSync(filePath(), MARKER);
+    await withDescriptors(async ([write, read]) => {
+      await migrateByFile({
+        stopped: true,
+        capabilities: MULTIFD,
+        parameters: CHANNELS,
+        name: "/dev/fdset/1",
+        offset: OFFSET,
+        source: { args: ["-add-fd", "fd=3,set=1"], cli: { inherit: [write] } },
+        target: { args: ["-add-fd", "fd=3,set=1"], cli: { inherit: [read] } },
+      });
+    });
+    expectOffsetKept();
+  });
+
+  test.skipIf(!hasDirectIo())("/migration/multifd/file/mapped-ram/fdset/dio", async () => {
+    writeFileSync(filePath(), MARKER);
+    const args = ["-add-fd", "fd=3,set=1", "-add-fd", "fd=4,set=1"];
+    const { O_DIRECT } = constants;
+    await withDescriptors(async (buffered) => {
+      await withDescriptors(async (direct) => {
+        await migrateByFile({
+          stopped: true,
+          capabilities: MULTIFD,
+          parameters: { ...CHANNELS, "direct-io": true },
+          name: "/dev/fdset/1",
+          offset: OFFSET,
+          // The one with O_DIRECT first: it is for pages only all the same.
+          source: { args, cli: { inherit: [direct[0], buffered[0]] } },
+          target: { args, cli: { inherit: [direct[1], buffered[1]] } },
+        });
+      }, O_DIRECT);
+    });
+    expectOffsetKept();
+  });
+
+  // In QEMU with several channels.
   test("/migration/precopy/file/mapped-ram/fdset", async () => {
     writeFileSync(filePath(), MARKER);
     await withDescriptors(async ([write, read]) => {
