@@ -160,7 +160,7 @@ function fioRow(kind: "load" | "save", depth: number): EngineRow {
           ...[
             "--name=row",
             "--direct=1",
-            "--bs=1M",
+            `--bs=${FIO_BLOCKS[kind]}`,
             "--ioengine=libaio",
             `--iodepth=${depth}`,
             "--output-format=json",

@@ -1,7 +1,7 @@
 import { AlignedSlots, SLOT_BYTES } from "../../channels/aligned-slots.js";
+import type { DirtyLog } from "../host.js";
 import { InFlight } from "../in-flight.js";
 import type { PageRun } from "../../memory/index.js";
-import type { PageSource } from "./host-memory.js";
 
 /** Takes pages that follow each other; `bytes` must stay as they are until it has settled. */
 export type PlacePages = (
@@ -51,7 +51,7 @@ export class OverlappedPages {
    * @returns When there is room for more.
    * @throws What a write failed with: any before this one, too.
    */
-  async take(source: PageSource, block: number, run: PageRun, isStill: boolean): Promise<void> {
+  async take(source: Pick<DirtyLog, "take">, block: number, run: PageRun, isStill: boolean): Promise<void> {
     if (this.#roundBegan) await this.settle();
     this.#roundBegan = false;
     if (isStill) await this.#takeStill(source, block, run);
@@ -69,7 +69,7 @@ export class OverlappedPages {
     for (const result of results) if (result.status === "rejected") throw result.reason;
   }
 
-  async #takeStill(source: PageSource, block: number, run: PageRun): Promise<void> {
+  async #takeStill(source: Pick<DirtyLog, "take">, block: number, run: PageRun): Promise<void> {
     const pieces: { readonly bytes: Uint8Array; readonly address: number }[] = [];
     source.take(block, run, (bytes, address) => pieces.push({ bytes, address }));
     for (const { bytes, address } of pieces) {
@@ -77,7 +77,7 @@ export class OverlappedPages {
     }
   }
 
-  async #takeCopied(source: PageSource, block: number, run: PageRun): Promise<void> {
+  async #takeCopied(source: Pick<DirtyLog, "take">, block: number, run: PageRun): Promise<void> {
     const most = SLOT_BYTES / this.#pageSize;
     for (let start = run.start; start < run.end; start += most) {
       const end = Math.min(run.end, start + most);
