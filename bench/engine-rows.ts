@@ -53,6 +53,9 @@ export interface EngineRow {
   measure(setting: EngineSetting): Promise<EngineSample | string>;
 }
 
+/** The engine's own largest requests. */
+const FIO_BLOCKS = { load: "4M", save: "1M" } as const;
+
 const CHANNELS = [undefined, 1, 2, 4] as const;
 
 /** All rows, in the order in which each round goes through them. */
@@ -144,7 +147,7 @@ async function saveByQemu(setting: EngineSetting, direct: boolean, channels?: nu
 }
 
 function fioName(kind: "load" | "save", depth: number): string {
-  return `fio ${kind} direct, 1 MiB, depth ${depth}`;
+  return `fio ${kind} direct, ${FIO_BLOCKS[kind]}, depth ${depth}`;
 }
 
 /** The same bytes of the same file, or as many of a new one, without the page cache. */
