@@ -31,6 +31,11 @@ import { SLICE_BYTES } from "./slice.js";
 import type { XbzrleCache } from "./xbzrle-cache.js";
 
 const LONGEST_SLEEP_MS = 100;
+/**
+ * Memory of a guest that stands still, which other threads write from where it is: a piece for one of them. With 1 MiB the
+ * turns in between took a fifth of the time.
+ */
+const STILL_SLICE_BYTES = 4 << 20;
 
 /** How to migrate. */
 export interface OutgoingOptions {
@@ -382,16 +387,18 @@ export class OutgoingMigration {
   /** Sends the next dirty pages, up to so many bytes of them; one at least. */
   async #sendSlice(sink: RamRecordSink, bytes = SLICE_BYTES): Promise<void> {
     const { pageSize } = this.#host;
-    const source: PageSource = this.#log ?? memoryOf(this.#host);
-    const most = Math.max(1, Math.floor(bytes / pageSize));
+    const { overlapped } = this.#target;
+    // What a log hands out is a copy, or memory that is only valid during the call.
+    const isStill = overlapped !== undefined && this.#log === undefined && !this.#host.running;
+    const sliceBytes = isStill && bytes === SLICE_BYTES ? STILL_SLICE_BYTES : bytes;
+    const source: PageSource = this.#log ?? memoryOf(this.#host, Math.max(SLICE_BYTES, sliceBytes));
+    const most = Math.max(1, Math.floor(sliceBytes / pageSize));
     for (let taken = 0; taken < most;) {
       const run = this.#pages.take(most - taken);
       if (run === undefined) break;
       taken += run.end - run.start;
-      const { overlapped } = this.#target;
       if (overlapped !== undefined) {
-        // What a log hands out is a copy, or memory that is only valid during the call.
-        await overlapped.take(source, run.block, run, this.#log === undefined && !this.#host.running);
+        await overlapped.take(source, run.block, run, isStill);
         continue;
       }
       source.take(run.block, run, (bytes, address) => {

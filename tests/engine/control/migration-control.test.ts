@@ -166,6 +166,16 @@ describe("multifd with mapped-ram", () => {
     expect(await migrated(true, { multifd: false })).toEqual([]);
   });
 
+  test("pages stay whole whatever the bandwidth lets through at once", async () => {
+    const host = filled();
+    const control = new MigrationControl(host);
+    control.setCapabilities(settings);
+    control.setParameters({ "max-bandwidth": 3_000_001 });
+    await control.migrate({ uri: `file:${workDir.file("vm.ram")}` });
+    expect(await control.ended()).toBeUndefined();
+    expect((await loaded(workDir.file("vm.ram"))).memory().equals(host.memory())).toBe(true);
+  });
+
   test("over anything but a file it is refused before the migration begins, either way", async () => {
     const control = new MigrationControl(filled());
     control.setCapabilities({ multifd: true });
