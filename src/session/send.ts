@@ -40,8 +40,9 @@ export interface SendSnapshotOptions extends MultifdCompressionOptions {
    */
   readonly channels?: number;
   /**
-   * When the channels wait for each other. It depends on the destination's machine type; for one without a version the
-   * default is that of QEMU 8.1 and newer, `round`.
+   * When the channels wait for each other. It depends on the destination's machine type, and for one without a version the
+   * default is that of QEMU 8.1 and newer, `round`; so this is for those, and for QEMUs that were told otherwise. With the
+   * wrong one QEMU waits for ever or, where few pages have content, runs the guest without them.
    */
   readonly multifdSync?: MultifdSyncMode;
   /** The destination's UUID, for `channels`; the default is the one in the file, if it has one, else zeros. */
