@@ -11,7 +11,7 @@ import {
 } from "../../wire/index.js";
 import type { PacketDecompressor } from "./compression/packet-compression.js";
 import type { PagePacketSink } from "./page-packet-sink.js";
-import type { Slots } from "./slots.js";
+import type { SlotPool } from "./slot-pool.js";
 
 /** What all channels of a migration have in common. */
 export interface ChannelSurroundings {
@@ -19,7 +19,8 @@ export interface ChannelSurroundings {
   /** Places in the block list, by name. */
   readonly blocks: ReadonlyMap<string, { readonly index: number; readonly usedLength: number }>;
   readonly sink: PagePacketSink;
-  readonly slots: Slots;
+  /** Room for the pages of a packet, of `MULTIFD_PACKET_SIZE` bytes. */
+  readonly slots: SlotPool<Uint8Array>;
   readonly createDecompressor: (compression: Exclude<MultifdCompression, "none">) => PacketDecompressor;
   /** Pages are on their way; resolves when they are in their places. */
   onWork(work: Promise<void>): void;
@@ -137,7 +138,7 @@ export class ChannelReceiver implements ByteReceiver {
 
   /** Compressed pages may be longer than pages are. */
   #takeSlot(length: number): Uint8Array | undefined {
-    return length > MULTIFD_PACKET_SIZE ? new Uint8Array(length) : this.#around.slots.take();
+    return length > MULTIFD_PACKET_SIZE ? new Uint8Array(length) : this.#around.slots.takeNow();
   }
 
   #takeHead(): void {

@@ -5,7 +5,7 @@ import { ChannelReceiver } from "./channel-receiver.js";
 import { createPacketDecompressor } from "./compression/create-packet-compression.js";
 import type { MultifdChannel } from "./connections.js";
 import { asPagePacketSink, type PagePacketSink } from "./page-packet-sink.js";
-import { Slots } from "./slots.js";
+import { SlotPool } from "./slot-pool.js";
 import type { MultifdSyncMode } from "./sync-mode.js";
 
 /** Slots for the pages of packets: what each channel receives, and some more that are being written. */
@@ -47,7 +47,10 @@ export class MultifdReceiver {
       pageSize,
       blocks: new Map(blocks.map(({ name, usedLength }, index) => [name, { index, usedLength }])),
       sink: this.#sink,
-      slots: new Slots(Math.max(SLOTS.least, SLOTS.perChannel * channels.length), MULTIFD_PACKET_SIZE),
+      slots: new SlotPool<Uint8Array>(
+        Math.max(SLOTS.least, SLOTS.perChannel * channels.length),
+        () => new Uint8Array(MULTIFD_PACKET_SIZE),
+      ),
       createDecompressor: createPacketDecompressor,
       onWork: (work: Promise<void>): void => this.#watch(work),
       onRoom: (): void => this.#resumeSoon(),

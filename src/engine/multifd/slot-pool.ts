@@ -11,15 +11,18 @@ export class SlotPool<T> {
     this.#make = make;
   }
 
-  /** One that nobody has; those who ask first get theirs first. */
-  async take(): Promise<T> {
+  /** One that nobody has; undefined when all are in use. */
+  takeNow(): T | undefined {
     const free = this.#free.pop();
     if (free !== undefined) return free;
-    if (this.#made < this.#most) {
-      this.#made += 1;
-      return this.#make();
-    }
-    return new Promise((resolve) => this.#waiting.push(resolve));
+    if (this.#made === this.#most) return undefined;
+    this.#made += 1;
+    return this.#make();
+  }
+
+  /** One that nobody has; those who ask first get theirs first. */
+  async take(): Promise<T> {
+    return this.takeNow() ?? new Promise((resolve) => this.#waiting.push(resolve));
   }
 
   /** Brings one back. */
