@@ -20,7 +20,7 @@ export {
 export { OverlappedIo } from "./overlapped-io.js";
 export { OutputFile } from "./output-file.js";
 export { connectSocket } from "./connect-socket.js";
-export { SocketChannel } from "./socket.js";
+export { type FilePart, SocketChannel } from "./socket.js";
 export { SocketListener } from "./socket-listener.js";
 export { assertSocketPathFits, listeningError } from "./socket-path.js";
 export { RangeSource } from "./range-source.js";

@@ -1,5 +1,5 @@
-import type { ByteSink } from "../../channels/index.js";
-import { MachineError } from "../../errors/index.js";
+import type { ByteSink, FilePart, SocketChannel } from "../../channels/index.js";
+import { assert, MachineError } from "../../errors/index.js";
 import {
   ByteWriter,
   encodeMultifdHello,
@@ -11,14 +11,26 @@ import {
 import type { PacketCompressor } from "./compression/packet-compression.js";
 import type { PacketSlot } from "./send-packets.js";
 
+/** A sink that takes parts of a file by itself. */
+type FileSink = Pick<SocketChannel, "canWriteFile" | "writeFile">;
+
+/** Whether a sink is one of those, and can do it here. */
+export function takesFromFile(sink: ByteSink): boolean {
+  return "canWriteFile" in sink && (sink as ByteSink & FileSink).canWriteFile;
+}
+
 /** What the channels of one migration have in common. */
 export interface ChannelSettings {
   readonly uuid: Uint8Array;
   readonly pageSize: number;
   readonly channelCount: number;
   readonly compression: MultifdCompression;
+  /** The file, when the sockets take pages from it by themselves. */
+  readonly file: FilePart["file"] | undefined;
   /** The next packet's number. */
   nextPacket(): number;
+  /** Called with what a socket has taken from the file, and how long that took, in milliseconds. */
+  onTaken(bytes: number, ms: number): void;
   /** Called with what has gone out. */
   onSent(bytes: number, pages: number): void;
 }
@@ -48,6 +60,10 @@ export class MultifdSendChannel {
   /** Sends a slot's pages as one packet; the slot is free again when they have gone. */
   async sendPages(slot: PacketSlot): Promise<void> {
     const { head, pages, places, pageCount, block } = slot;
+    if (slot.inFile !== undefined) {
+      await this.#sendFromFile(slot, slot.inFile);
+      return;
+    }
     const compressed = await this.#compressor?.compress(pages);
     const payloadBytes = (compressed ?? pages).length;
     this.#encode(head, { normalPages: pageCount, payloadBytes, block, sync: false }, places);
@@ -55,6 +71,21 @@ export class MultifdSendChannel {
     // The second follows the first in order, and neither waits for the other's answer.
     else await Promise.all([this.#write(head), this.#write(compressed)]);
     this.#settings.onSent(head.length + payloadBytes, pageCount);
+  }
+
+  async #sendFromFile(slot: PacketSlot, parts: NonNullable<PacketSlot["inFile"]>): Promise<void> {
+    const { head, places, pageCount, block } = slot;
+    const { file } = this.#settings;
+    assert(file !== undefined, "pages are left in a file that sockets can take them from");
+    const payloadBytes = pageCount * this.#settings.pageSize;
+    this.#encode(head, { normalPages: pageCount, payloadBytes, block, sync: false }, places);
+    await this.#write(head);
+    let fileMs = 0;
+    for (const part of parts) {
+      fileMs += await this.#orClosed((this.#sink as ByteSink & FileSink).writeFile({ file, ...part }));
+    }
+    this.#settings.onSent(head.length + payloadBytes, pageCount);
+    this.#settings.onTaken(payloadBytes, fileMs);
   }
 
   /** Lets the destination wait here for its other channels. */
@@ -89,8 +120,12 @@ export class MultifdSendChannel {
   }
 
   async #write(bytes: Uint8Array): Promise<void> {
+    await this.#orClosed(this.#sink.write(bytes));
+  }
+
+  async #orClosed<T>(writing: Promise<T>): Promise<T> {
     try {
-      await this.#sink.write(bytes);
+      return await writing;
     } catch (error) {
       if (!(error instanceof MachineError) || error.code !== "connection-closed") throw error;
       const message = `The destination closed multifd channel ${this.#id + 1} of ${this.#settings.channelCount}`;

@@ -11,6 +11,8 @@ const LONGEST_GAP_BYTES = 32 << 10;
 const SHORTEST_OVERLAPPED_BYTES = 64 << 10;
 /** Slower than this, a read waits for a disk, and others are better under way meanwhile. */
 const CACHED_BYTES_PER_MS = 1_000_000;
+/** A packet of more runs than this is read: a call for each would cost more. */
+const MOST_RUNS_IN_FILE = 8;
 /** So many reads later it is looked whether the file is in the page cache by now. */
 const OVERLAPPED_READS = 64;
 
@@ -23,6 +25,8 @@ export class PacketSlot {
   readonly places: Float64Array;
   pageCount = 0;
   block = "";
+  /** Where the pages are in the file, when they were not read: a socket takes them from there. */
+  inFile: readonly { readonly position: number; readonly length: number }[] | undefined;
   readonly #pages: Uint8Array;
   readonly #pageSize: number;
 
@@ -77,16 +81,20 @@ export class PacketReader {
   readonly #file: RandomAccessSource & OverlappedReader;
   readonly #pageSize: number;
   readonly #longestGap: number;
+  readonly #leavesInFile: boolean;
   readonly #blocks: readonly MappedRamBlock[];
   #nextBlock = 0;
   #position: BlockPosition | undefined;
   /** How many reads to come are handed to other threads. */
   #overlappedReads = 0;
 
+  /** @param leavesInFile Long runs are not read: the sockets take them from the file by themselves. */
   constructor(
     file: RandomAccessSource & OverlappedReader,
     { blocks, pageSize }: Pick<MappedRamFile, "blocks" | "pageSize">,
+    leavesInFile: boolean,
   ) {
+    this.#leavesInFile = leavesInFile;
     this.#file = file;
     this.#blocks = blocks;
     this.#pageSize = pageSize;
@@ -104,6 +112,11 @@ export class PacketReader {
     if (position === undefined) return false;
     slot.block = position.name;
     const { runs, reads } = this.#claim(position, slot.places.length);
+    slot.inFile = this.#placesInFile(position, runs);
+    if (slot.inFile !== undefined) {
+      this.#notePlaces(slot, runs);
+      return true;
+    }
     const overlapped: Promise<void>[] = [];
     for (const range of reads) {
       const room = slot.room(range.at, range.count);
@@ -113,15 +126,34 @@ export class PacketReader {
       else overlapped.push(this.#readOverlapped(room, offset, slot));
     }
     await Promise.all(overlapped);
+    this.#notePlaces(slot, runs);
+    return true;
+  }
+
+  /** Notes how long the pages of a packet took that a socket took from the file. */
+  tookFromFile(bytes: number, ms: number): void {
+    if (ms * CACHED_BYTES_PER_MS > bytes) this.#overlappedReads = OVERLAPPED_READS;
+  }
+
+  /** Where runs lie in the file, where that is how they are to be sent: not small ones, nor while reads wait for a disk. */
+  #placesInFile(position: BlockPosition, runs: readonly SlotRange[]): PacketSlot["inFile"] {
+    if (!this.#leavesInFile || this.#overlappedReads > 0 || runs.length > MOST_RUNS_IN_FILE) return undefined;
+    return runs.map(({ first, count }) => ({
+      position: position.pagesOffset + first * this.#pageSize,
+      length: count * this.#pageSize,
+    }));
+  }
+
+  /** Writes down which pages a packet has, and closes the gaps that were read along. */
+  #notePlaces(slot: PacketSlot, runs: readonly SlotRange[]): void {
     slot.pageCount = 0;
     for (const { first, at, count } of runs) {
-      if (at !== slot.pageCount) slot.move(slot.pageCount, at, count);
+      if (at !== slot.pageCount && slot.inFile === undefined) slot.move(slot.pageCount, at, count);
       for (let index = 0; index < count; index++) {
         slot.places[slot.pageCount + index] = (first + index) * this.#pageSize;
       }
       slot.pageCount += count;
     }
-    return true;
   }
 
   /** Takes the pages of one packet: runs of pages to send, and what is read for them, small gaps included. */

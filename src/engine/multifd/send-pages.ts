@@ -1,9 +1,9 @@
-import type { ByteSink, OverlappedReader, RandomAccessSource } from "../../channels/index.js";
+import type { ByteSink, FilePart, OverlappedReader, RandomAccessSource } from "../../channels/index.js";
 import { assert } from "../../errors/index.js";
 import type { MappedRamFile } from "../mapped-ram/open.js";
 import { createPacketCompressor } from "./compression/create-packet-compression.js";
 import type { PacketCompression } from "./compression/packet-compression.js";
-import { type ChannelSettings, MultifdSendChannel } from "./send-channel.js";
+import { type ChannelSettings, MultifdSendChannel, takesFromFile } from "./send-channel.js";
 import { PacketReader, PacketSlot } from "./send-packets.js";
 import { SlotPool } from "./slot-pool.js";
 import type { MultifdSyncMode } from "./sync-mode.js";
@@ -49,12 +49,16 @@ export class MultifdSender {
     assert(channels.length >= 1 && channels.length <= 255, "1 to 255 channels");
     const { pageSize } = skeleton;
     let packetNumber = 0;
+    const takenFile =
+      compression === undefined && isCachedFile(file) && channels.every(takesFromFile) ? file : undefined;
     const settings: ChannelSettings = {
       uuid,
       pageSize,
       channelCount: channels.length,
       compression: compression ?? "none",
+      file: takenFile,
       nextPacket: () => packetNumber++,
+      onTaken: (bytes, ms) => this.#packets.tookFromFile(bytes, ms),
       onSent,
     };
     this.syncMode = options.syncMode;
@@ -63,7 +67,7 @@ export class MultifdSender {
         compression === undefined ? undefined : createPacketCompressor(compression, compressionLevel);
       return new MultifdSendChannel(id, sink, settings, compressor);
     });
-    this.#packets = new PacketReader(file, skeleton);
+    this.#packets = new PacketReader(file, skeleton, takenFile !== undefined);
     this.#slots = new SlotPool(Math.min(2 * channels.length, MOST_SLOTS), () => new PacketSlot(pageSize));
   }
 
@@ -113,4 +117,9 @@ export class MultifdSender {
     this.#slots.give(slot);
     return undefined;
   }
+}
+
+/** Whether a file has a descriptor whose bytes are in the page cache, or come there. */
+function isCachedFile<T extends RandomAccessSource>(file: T): file is T & FilePart["file"] {
+  return "fd" in file && typeof file.fd === "number" && !("isDirect" in file && file.isDirect === true);
 }

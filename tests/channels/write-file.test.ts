@@ -1,0 +1,82 @@
+import fs from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterEach, describe, expect, test } from "vitest";
+
+import { connectSocket, ReadableFile, type SocketChannel, SocketListener } from "../../src/channels/index.js";
+import { useWorkDir } from "../support/work-dir.js";
+
+const workDir = useWorkDir();
+const open: { close(): Promise<void> | void }[] = [];
+
+afterEach(async () => {
+  for (const one of open.splice(0)) await one.close();
+});
+
+async function pair(): Promise<{ near: SocketChannel; far: SocketChannel }> {
+  const address = { path: workDir.file("s") };
+  const listener = await SocketListener.listen(address, "unix:s");
+  const near = await connectSocket(address, "unix:s");
+  const far = await listener.accept();
+  await listener.close();
+  open.push(near, far);
+  return { near, far };
+}
+
+function fileOf(bytes: Uint8Array): ReadableFile {
+  fs.writeFileSync(workDir.file("file"), bytes);
+  const file = ReadableFile.open(workDir.file("file"));
+  open.push(file);
+  return file;
+}
+
+const content = Buffer.from(Uint32Array.from({ length: 1 << 20 }, (_, index) => index * 2654435761).buffer);
+
+describe("a part of a file is written to a socket", () => {
+  test("between other bytes, whole and in order, to a reader that is slow at first", async () => {
+    const { near, far } = await pair();
+    expect(near.canWriteFile).toBe(true);
+    const file = fileOf(content);
+    const head = Buffer.from("in front of it");
+    const writing = (async () => {
+      for (const position of [0, 12_345, 1 << 20]) {
+        await near.write(head);
+        await near.writeFile({ file, position, length: (3 << 20) - 77 });
+      }
+      await near.end();
+    })();
+    await sleep(50);
+    const parts: Buffer[] = [];
+    const target = Buffer.alloc(100_000);
+    for (let count = await far.read(target); count > 0; count = await far.read(target)) {
+      parts.push(Buffer.from(target.subarray(0, count)));
+    }
+    await writing;
+    const expected = [0, 12_345, 1 << 20].flatMap((position) => [
+      head,
+      content.subarray(position, position + (3 << 20) - 77),
+    ]);
+    expect(Buffer.concat(parts).equals(Buffer.concat(expected))).toBe(true);
+  });
+
+  test("of a file that is shorter than that it fails", async () => {
+    const { near, far } = await pair();
+    const file = fileOf(content.subarray(0, 5000));
+    const failed = expect(near.writeFile({ file, position: 0, length: 5001 })).rejects.toMatchObject({
+      code: "io",
+    });
+    await far.read(Buffer.alloc(10_000));
+    await failed;
+  });
+
+  test("to a peer that has gone it fails", async () => {
+    const { near, far } = await pair();
+    const file = fileOf(content);
+    const writing = (async () => {
+      for (;;) await near.writeFile({ file, position: 0, length: content.length });
+    })();
+    const failed = expect(writing).rejects.toMatchObject({ code: "connection-closed" });
+    await far.read(Buffer.alloc(10));
+    await far.close();
+    await failed;
+  });
+});
