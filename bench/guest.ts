@@ -1,16 +1,14 @@
-import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { buildBootSector } from "../guests/boot-sector.js";
 import { MachineError } from "../src/errors/index.js";
 import { type QemuMachine, startQemu, type StartQemuOptions } from "../tests/support/qemu.js";
+import { processCpuMs } from "./run-tool.js";
 
 const MIB = 1 << 20;
 const PAGE = 4096;
 /** A PC has no RAM from here to 4 GiB; the guest's program reaches what is below. */
 const HIGHEST_GUEST_ADDRESS = 3072 * MIB;
-/** The kernel counts processor time in hundredths of a second. */
-const TICK_MS = 10;
 
 /** The QEMU that everything is compared with. */
 export const QEMU_VERSION = "10.0";
@@ -103,8 +101,5 @@ function migrationStatus(event: Readonly<Record<string, unknown>>): [string, num
 
 /** Processor time of a QEMU so far, with that of the children that it has waited for. */
 export function cpuMs(machine: QemuMachine): number {
-  const stat = readFileSync(`/proc/${String(machine.pid)}/stat`, "utf8");
-  // Behind the name, which may hold anything: utime, stime, cutime and cstime are fields 14 to 17 of the line.
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return fields.slice(11, 15).reduce((sum, field) => sum + Number(field), 0) * TICK_MS;
+  return machine.pid === undefined ? NaN : processCpuMs(machine.pid);
 }

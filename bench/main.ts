@@ -1,150 +1,169 @@
 /**
- * Compares ramport with QEMU's own ways of saving and loading, on one stopped guest, and with other ways of reading the
- * files, in one run.
+ * Compares ramport with QEMU's own ways of saving and loading, and with other ways of reading and copying the files: rows
+ * take turns, and each table is of one run. docs/benchmarks.md says what the rows mean.
  *
  * @module
  */
 
+import { mkdtempSync, rmSync } from "node:fs";
 import fs from "node:fs/promises";
-import os from "node:os";
 import path from "node:path";
 
-import { Command, InvalidArgumentError, Option } from "commander";
-
 import { killAllQemus } from "../tests/support/qemu.js";
+import { CAPTURE_ROWS } from "./capture-rows.js";
+import { CONTENT_ROWS, prepareContent } from "./content-rows.js";
+import { loadEnginePart } from "./engine-part.js";
 import { machineOptions, startSource } from "./guest.js";
-import { prepareRead, READ_ROWS, type ReadRow, type ReadSetting } from "./read-rows.js";
-import { formatReadTable, reportReadRows } from "./read-report.js";
-import { describeSurroundings, formatTable, reportRows, type Surroundings } from "./report.js";
-import { type Row, ROWS, saveWithQemu, type Setting } from "./rows.js";
-import type { Sample } from "./sample.js";
+import { INSPECT_ROWS, prepareInspect } from "./inspect-rows.js";
+import { type Options, parseOptions, type Part } from "./options.js";
+import { type CacheState, whyNeverCold } from "./page-cache.js";
+import { formatTable, reportRows, type RowReport } from "./report.js";
+import { RESTORE_ROWS } from "./restore-rows.js";
+import { measureRounds, type Row, selectRows } from "./row.js";
+import type { Setting, SourceSetting } from "./rows.js";
+import { prepareSparse, saveInputs, SPARSE_ROWS } from "./sparse-rows.js";
+import { describeSurroundings, formatSurroundings, type Surroundings } from "./surroundings.js";
 
-/** Rounds of what takes many seconds. */
-const SLOW_RUNS = 2;
-
-interface Options {
-  readonly size: number;
-  readonly runs: number;
-  readonly dir: string;
-  readonly part?: "save" | "read";
-  readonly only?: string;
-  readonly analyze?: string;
-  readonly json?: string;
+/** One table. */
+interface Table {
+  readonly part: Part;
+  /** RAM of the guest; the part `sparse` has two guests. */
+  readonly ramBytes?: number;
+  readonly dataBytes?: number;
+  readonly cache: CacheState;
+  readonly rows: readonly RowReport[];
 }
 
-function parseSize(text: string): number {
-  const match = /^(\d+)([MG])$/.exec(text);
-  if (match === null) throw new InvalidArgumentError("A size is a number with M or G behind it.");
-  return Number(match[1]) * (match[2] === "G" ? 2 ** 30 : 2 ** 20);
-}
+class Bench {
+  readonly #options: Options;
+  readonly #directory: string;
+  readonly #surroundings: Surroundings;
+  readonly #tables: Table[] = [];
 
-function parseRuns(text: string): number {
-  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError("A whole number of 1 or more.");
-  return Number(text);
-}
+  constructor(options: Options, directory: string) {
+    this.#options = options;
+    this.#directory = directory;
+    this.#surroundings = describeSurroundings(directory);
+    console.log(formatSurroundings(this.#surroundings));
+  }
 
-/** Row after row, and that again: whatever disturbs the machine disturbs all rows. */
-async function measureRounds(
-  setting: Setting,
-  rows: readonly Row[],
-  runs: number,
-): Promise<ReadonlyMap<string, readonly Sample[]>> {
-  const samples = new Map<string, Sample[]>(rows.map(({ name }) => [name, []]));
-  // Round 0 is not counted: QEMU's first migrations allocate what later ones reuse.
-  for (let round = 0; round <= runs; round++) {
-    for (const row of rows) {
-      process.stderr.write(`round ${round} of ${runs}: ${row.name}\n`);
-      const sample = await row.measure(setting);
-      if (round > 0) samples.get(row.name)?.push(sample);
+  async run(): Promise<void> {
+    for (const size of this.#options.size) {
+      if (this.#wantsAny("capture", "restore", "content", "inspect")) await this.#measureGuest(size);
+      if (this.#wantsAny("engine")) await this.#measureEngine(size);
+    }
+    if (this.#wantsAny("sparse")) await this.#measureSparse();
+  }
+
+  async #measureGuest(size: number): Promise<void> {
+    const directory = await this.#makeFolder("guest");
+    const machine = machineOptions(size, directory);
+    process.stderr.write(`filling the memory of a guest of ${gib(size)}\n`);
+    const source = await startSource(machine);
+    const files = { stream: path.join(directory, "stream"), mapped: path.join(directory, "mapped") };
+    const dataBytes = await saveInputs(source, files);
+    const setting: SourceSetting = { source, machine, directory, ...files, dataBytes, cache: "warm" };
+    // Capturing reads no file: there is one state of the page cache.
+    if (this.#wantsAny("capture")) await this.#measure(factsOf("capture", setting), CAPTURE_ROWS, setting);
+    await source.kill();
+    for (const cache of this.#options.cache) {
+      const never = cache === "cold" ? whyNeverCold(files.mapped) : undefined;
+      if (never === undefined) await this.#measureFiles({ ...setting, cache });
+      else console.log(`\nCold page cache: not measured: ${never}`);
+    }
+    await fs.rm(directory, { recursive: true });
+  }
+
+  async #measureFiles(setting: Setting): Promise<void> {
+    if (this.#wantsAny("restore")) await this.#measure(factsOf("restore", setting), RESTORE_ROWS, setting);
+    if (this.#wantsAny("content")) {
+      const content = await prepareContent(setting);
+      await this.#measure(factsOf("content", setting), CONTENT_ROWS, content);
+      await fs.rm(content.mappedCopy);
+    }
+    if (this.#wantsAny("inspect")) {
+      const inspect = await prepareInspect(setting, this.#options.analyze);
+      await this.#measure(factsOf("inspect", setting), INSPECT_ROWS, inspect);
+      await fs.rm(inspect.denseStream);
     }
   }
-  return samples;
-}
 
-/** As above. A row that cannot be measured says why, and slow rows have fewer rounds. */
-async function measureReading(
-  setting: ReadSetting,
-  rows: readonly ReadRow[],
-  runs: number,
-): Promise<ReadonlyMap<string, Sample[] | string>> {
-  const samples = new Map<string, Sample[] | string>(rows.map(({ name }) => [name, []]));
-  for (let round = 0; round <= runs; round++) {
-    for (const row of rows) {
-      const own = samples.get(row.name);
-      if (typeof own !== "object" || (row.isSlow === true && (round === 0 || round > SLOW_RUNS))) continue;
-      process.stderr.write(`round ${round} of ${runs}: ${row.name}\n`);
-      const sample = await row.measure(setting);
-      if (typeof sample === "string") samples.set(row.name, sample);
-      else if (round > 0) own.push(sample);
+  async #measureEngine(size: number): Promise<void> {
+    const engine = await loadEnginePart();
+    if ("missing" in engine) {
+      console.log(`\nEngine, guest of ${gib(size)}: not measured: ${engine.missing}`);
+      return;
     }
-  }
-  return samples;
-}
-
-async function prepare({ size, dir }: Options): Promise<Setting> {
-  const directory = await fs.mkdtemp(path.join(dir, "ramport-bench-"));
-  const machine = machineOptions(size, directory);
-  process.stderr.write("filling the guest's memory\n");
-  const source = await startSource(machine);
-  const setting = {
-    source,
-    machine,
-    directory,
-    stream: path.join(directory, "stream"),
-    mapped: path.join(directory, "mapped"),
-  };
-  await saveWithQemu(source, {}, `exec:cat>${setting.stream}`);
-  await saveWithQemu(source, { "mapped-ram": true }, `file:${setting.mapped}`);
-  return setting;
-}
-
-function printSurroundings(where: Surroundings, ramBytes: number): void {
-  const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-  console.log(`${where.cpu}, ${where.cores} cores, ${gib(where.memoryBytes)}; ${where.kernel}`);
-  console.log(`Node ${where.node}, QEMU ${where.qemu}, files on ${where.fileSystem}`);
-  console.log(`Guest of ${gib(ramBytes)}, stopped; warm page cache; median (lowest–highest)\n`);
-}
-
-function selectRows<T extends Pick<Row, "name"> & { readonly group: string }>(
-  rows: readonly T[],
-  only: string | undefined,
-): readonly T[] {
-  return only === undefined ? rows : rows.filter(({ name, group }) => `${group}: ${name}`.includes(only));
-}
-
-async function main(options: Options): Promise<void> {
-  const { part, only, runs, size } = options;
-  const saveRows = part === "read" ? [] : selectRows(ROWS, only);
-  const readRows = part === "save" ? [] : selectRows(READ_ROWS, only);
-  const setting = await prepare(options);
-  try {
-    const surroundings = describeSurroundings(setting.directory);
-    printSurroundings(surroundings, size);
-    const reports = reportRows(saveRows, await measureRounds(setting, saveRows, runs), size);
-    if (reports.length > 0) console.log(formatTable(reports));
+    const directory = await this.#makeFolder("engine");
+    const setting = await engine.prepare(size, directory);
+    await this.#measure({ part: "engine", ramBytes: size, cache: "warm" }, engine.rows, setting);
     await setting.source.kill();
-    const reading = readRows.length === 0 ? undefined : await prepareRead(setting, options.analyze);
-    const readReports =
-      reading === undefined ? [] : reportReadRows(readRows, await measureReading(reading, readRows, runs));
-    if (readReports.length > 0) console.log(`\n${formatReadTable(readReports)}`);
-    if (options.json !== undefined) {
-      const result = { surroundings, ramBytes: size, runs, rows: reports, readRows: readReports };
-      await fs.writeFile(options.json, `${JSON.stringify(result, null, 2)}\n`);
-    }
-  } finally {
-    await killAllQemus();
-    await fs.rm(setting.directory, { recursive: true, force: true });
+    await fs.rm(directory, { recursive: true });
+  }
+
+  async #measureSparse(): Promise<void> {
+    const directory = await this.#makeFolder("sparse");
+    process.stderr.write("making two guests with 1 GiB of content\n");
+    const setting = await prepareSparse(directory);
+    await this.#measure({ part: "sparse", cache: "warm" }, SPARSE_ROWS, setting);
+    await setting.small.source.kill();
+    await setting.wide.source.kill();
+    await fs.rm(directory, { recursive: true });
+  }
+
+  async #measure<S>(facts: Omit<Table, "rows">, rows: readonly Row<S>[], setting: S): Promise<void> {
+    const { only, runs } = this.#options;
+    const { part, ramBytes, cache } = facts;
+    const selected = selectRows(part, rows, only);
+    if (selected.length === 0) return;
+    const place = [part, ...(ramBytes === undefined ? [] : [gib(ramBytes)]), cache].join(", ");
+    const samples = await measureRounds(setting, selected, runs, place);
+    const table = { ...facts, rows: reportRows(selected, samples, cache === "warm") };
+    this.#tables.push(table);
+    console.log(`\n${formatTitle(table, runs)}\n\n${formatTable(table.rows)}`);
+    // After each table: a long run that is ended leaves what it had.
+    await this.#writeJson();
+  }
+
+  async #writeJson(): Promise<void> {
+    const { json, runs } = this.#options;
+    if (json === undefined) return;
+    const result = { surroundings: this.#surroundings, runs, tables: this.#tables };
+    await fs.writeFile(json, `${JSON.stringify(result, null, 2)}\n`);
+  }
+
+  #wantsAny(...parts: readonly Part[]): boolean {
+    return parts.some((part) => this.#options.part.includes(part));
+  }
+
+  async #makeFolder(name: string): Promise<string> {
+    const folder = path.join(this.#directory, name);
+    await fs.mkdir(folder);
+    return folder;
   }
 }
 
-const program = new Command("bench")
-  .description("Compares ramport with QEMU's own ways of saving, loading and reading.")
-  .option("--size <bytes>", "guest memory, such as 512M or 4G", parseSize, 2 ** 30)
-  .option("--runs <count>", "measured rounds", parseRuns, 4)
-  .option("--dir <folder>", "where the files go", os.tmpdir())
-  .addOption(new Option("--part <name>", "only this part").choices(["save", "read"]))
-  .option("--analyze <path>", "QEMU's analyze-migration.py; fetched when not given")
-  .option("--only <text>", "only rows whose group and name contain this, such as `save:` or `restore:`")
-  .option("--json <file>", "write the results there too")
-  .parse();
-await main(program.opts<Options>());
+function factsOf(part: Part, { machine, dataBytes, cache }: Setting): Omit<Table, "rows"> {
+  return { part, ramBytes: machine.memoryBytes, dataBytes, cache };
+}
+
+function gib(bytes: number): string {
+  return `${Number((bytes / 2 ** 30).toFixed(2))} GiB`;
+}
+
+function formatTitle({ part, ramBytes, dataBytes, cache }: Table, runs: number): string {
+  const guest = ramBytes === undefined ? "" : `, guest of ${gib(ramBytes)}`;
+  const data = dataBytes === undefined ? "" : ` with ${gib(dataBytes)} of content`;
+  return `**${part}${guest}${data}, ${cache} page cache, ${runs} ${runs === 1 ? "round" : "rounds"}**`;
+}
+
+const options = parseOptions(process.argv.slice(2));
+const directory = mkdtempSync(path.join(options.dir, "ramport-bench-"));
+// Or the files stay when somebody ends a long run.
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130));
+process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
+try {
+  await new Bench(options, directory).run();
+} finally {
+  await killAllQemus();
+}

@@ -8,22 +8,31 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import fs from "node:fs";
 
-import { parseMigrationUri } from "../src/channels/index.js";
+import { parseMigrationUri, ReadableFile } from "../src/channels/index.js";
+import { UsageError } from "../src/errors/index.js";
 import { QmpClient } from "../src/qmp/index.js";
 import { receiveSnapshot, restoreVm, saveVm } from "../src/session/index.js";
-import { convertSnapshot, extractBlocks, type SnapshotFormat } from "../src/snapshot/index.js";
+import { dataRanges } from "../src/snapshot/data-ranges.js";
+import {
+  convertSnapshot,
+  copySnapshot,
+  diffSnapshots,
+  extractBlocks,
+  openSnapshot,
+  type SnapshotFormat,
+  verifySnapshot,
+} from "../src/snapshot/index.js";
 
 /** What to do. */
 export type RamportJob =
-  | { readonly kind: "save"; readonly qmpPath: string; readonly output: string }
+  | { readonly kind: "save"; readonly qmpPath: string; readonly output: string; readonly channels?: number }
   | { readonly kind: "receive"; readonly uri: string; readonly output: string }
-  | {
-      readonly kind: "restore";
-      readonly qmpPath: string;
-      readonly input: string;
-      /** Connections for the pages; none when not given. */
-      readonly channels?: number;
-    }
+  | { readonly kind: "restore"; readonly qmpPath: string; readonly input: string; readonly channels?: number }
+  /** No operation of ramport's: the same file's data, read in pieces of 1 MiB and not looked at. */
+  | { readonly kind: "read"; readonly input: string }
+  | { readonly kind: "verify"; readonly input: string }
+  | { readonly kind: "diff"; readonly input: string; readonly other: string }
+  | { readonly kind: "copy"; readonly input: string; readonly output: string; readonly verify: boolean }
   | { readonly kind: "extract"; readonly input: string; readonly block: string; readonly output: string }
   | {
       readonly kind: "convert";
@@ -41,8 +50,10 @@ export interface RamportOutcome {
   readonly peakBytes: number;
 }
 
-/** What the process sends: `ready` once, then the outcome. */
-export type RamportMessage = { readonly ready: true } | RamportOutcome;
+/** What the process sends: `ready` once, then the outcome, or why ramport does not do such a job. */
+export type RamportMessage = { readonly ready: true } | { readonly refused: string } | RamportOutcome;
+
+const PIECE_BYTES = 1 << 20;
 
 let syncMs = 0;
 
@@ -59,30 +70,59 @@ function measureSync(): void {
   fs.fsync = Object.assign(timed, { __promisify__: original.__promisify__ });
 }
 
-async function perform(job: RamportJob): Promise<void> {
-  if (job.kind === "receive") {
-    await receiveSnapshot(parseMigrationUri(job.uri), job.output);
-    return;
+async function perform(job: RamportJob): Promise<unknown> {
+  switch (job.kind) {
+    case "save":
+    case "restore":
+      return throughQmp(job);
+    case "receive":
+      return receiveSnapshot(parseMigrationUri(job.uri), job.output);
+    case "read":
+      readData(job.input);
+      return undefined;
+    case "verify":
+      return verifySnapshot(job.input);
+    case "diff":
+      return diff(job.input, job.other);
+    case "copy":
+      return copySnapshot(job.input, job.output, { verify: job.verify });
+    case "extract":
+      return extractBlocks(job.input, { block: job.block, path: job.output });
+    case "convert":
+      return convertSnapshot(job.input, job.output, { to: job.to });
   }
-  if (job.kind === "extract") {
-    await extractBlocks(job.input, { block: job.block, path: job.output });
-    return;
-  }
-  if (job.kind === "convert") {
-    await convertSnapshot(job.input, job.output, { to: job.to });
-    return;
-  }
+}
+
+async function throughQmp(job: RamportJob & { readonly kind: "save" | "restore" }): Promise<void> {
+  const channels = job.channels === undefined ? {} : { channels: job.channels };
   const qmp = await QmpClient.connect(job.qmpPath);
   try {
-    if (job.kind === "save") await saveVm(qmp, job.output, { method: "stream" });
-    else {
-      const { channels } = job;
-      const extra = channels === undefined ? {} : { channels };
-      await restoreVm(qmp, job.input, { method: "send", then: "pause", ...extra });
-    }
+    if (job.kind === "save") await saveVm(qmp, job.output, { method: "stream", ...channels });
+    else await restoreVm(qmp, job.input, { method: "send", then: "pause", ...channels });
   } finally {
     await qmp.close();
   }
+}
+
+function readData(input: string): void {
+  const file = ReadableFile.open(input);
+  const piece = new Uint8Array(PIECE_BYTES);
+  for (const { start, end } of dataRanges(file, 0, file.sizeBytes)) {
+    for (let at = start; at < end; at += PIECE_BYTES) {
+      fs.readSync(file.fd, piece, 0, Math.min(PIECE_BYTES, end - at), at);
+    }
+  }
+  file.close();
+}
+
+async function diff(input: string, other: string): Promise<void> {
+  const before = await openSnapshot(input);
+  const after = await openSnapshot(other);
+  for await (const event of diffSnapshots(before, after)) {
+    if (event.kind === "summary" && !event.summary.same) throw new Error("two files of one guest differ");
+  }
+  before.close();
+  after.close();
 }
 
 /** Resident set in bytes: now, or at its highest. */
@@ -108,14 +148,19 @@ async function run(job: RamportJob): Promise<RamportOutcome> {
   };
 }
 
+function answer(message: RamportMessage): void {
+  process.send?.(message, () => process.disconnect());
+}
+
 measureSync();
 process.once("message", (job) => {
-  void run(job as RamportJob).then(
-    (outcome) => process.send?.(outcome, () => process.disconnect()),
-    (error: unknown) => {
-      console.error(error);
-      process.exit(1);
-    },
-  );
+  void run(job as RamportJob).then(answer, (error: unknown) => {
+    if (error instanceof UsageError) {
+      answer({ refused: error.message });
+      return;
+    }
+    console.error(error);
+    process.exit(1);
+  });
 });
 process.send?.({ ready: true } satisfies RamportMessage);

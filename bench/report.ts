@@ -1,62 +1,122 @@
-import fs from "node:fs";
-import os from "node:os";
-
-import { findQemu } from "../tests/support/qemu.js";
-import { QEMU_VERSION } from "./guest.js";
-import type { Row } from "./rows.js";
+import type { Comparison, Measured, Row } from "./row.js";
 import { type Sample, type Spread, spreadOf } from "./sample.js";
+import { formatMarkdown, formatSpread } from "./table.js";
 
-/** A row with all that was measured and what follows from it. */
-export interface RowReport {
+/** Most memory that ramport may take above Node's own, whatever the file's size. */
+export const PEAK_LIMIT_BYTES = 150 * 2 ** 20;
+
+/** How a row stands beside another. */
+export interface ComparisonReport {
+  readonly of: string;
+  readonly label: string;
+  /** How many times as fast, round by round: above 1 is faster. */
+  readonly ratio: Spread;
+  readonly atLeast?: number;
+  /** By the median. */
+  readonly met?: boolean;
+}
+
+/** What was measured of a row and what follows from it. */
+export interface MeasuredRow {
   readonly name: string;
-  readonly group: Row["group"];
-  readonly isBaseline: boolean;
   readonly moveMs: Spread;
   readonly syncMs: Spread;
   readonly wholeMs: Spread;
-  /** Guest RAM over the time to move it. */
   readonly bytesPerSecond: number;
-  /** How many times as fast as the baseline, round by round: above 1 is faster. */
+  /** Against the baseline. */
   readonly ratio?: Spread;
-  readonly qemuCpuMs?: number;
-  readonly ramportCpuMs?: number;
+  readonly comparisons: readonly ComparisonReport[];
+  /** Medians, for each GiB moved or read. */
+  readonly cpuSecondsPerGiB: { readonly qemu?: number; readonly ramport?: number; readonly tool?: number };
+  /** The highest of all rounds. */
   readonly ramportPeakBytes?: number;
   readonly samples: readonly Sample[];
 }
 
-/** Works out the table from the samples of each row. */
-export function reportRows(
-  rows: readonly Row[],
-  samples: ReadonlyMap<string, readonly Sample[]>,
-  ramBytes: number,
-): RowReport[] {
+/** A row with its figures, or why there are none. */
+export type RowReport = MeasuredRow | { readonly name: string; readonly notMeasured: string };
+
+type ReportedRow = Pick<Row<never>, "name" | "baseline" | "comparisons">;
+
+/**
+ * Works out a table from the samples of each row.
+ *
+ * @param isWarm Whether goals that are for a warm page cache count.
+ */
+export function reportRows(rows: readonly ReportedRow[], samples: Measured, isWarm = true): RowReport[] {
   return rows.map((row) => {
     const own = samples.get(row.name) ?? [];
-    const moveMs = spreadOf(own.map((sample) => sample.moveMs));
-    const base = row.baseline === undefined ? undefined : samples.get(row.baseline);
-    const costs = own.flatMap(({ ramport }) => ramport ?? []);
-    const qemuCpu = own.flatMap(({ qemuCpuMs }) => qemuCpuMs ?? []);
-    return {
-      name: row.name,
-      group: row.group,
-      isBaseline: row.baseline === undefined,
-      moveMs,
-      syncMs: spreadOf(own.map((sample) => sample.syncMs)),
-      wholeMs: spreadOf(own.map((sample) => sample.wholeMs)),
-      bytesPerSecond: (ramBytes * 1000) / moveMs.median,
-      ...(base === undefined
-        ? {}
-        : { ratio: spreadOf(own.map((sample, round) => (base[round]?.moveMs ?? NaN) / sample.moveMs)) }),
-      ...(qemuCpu.length === 0 ? {} : { qemuCpuMs: spreadOf(qemuCpu).median }),
-      ...(costs.length === 0
-        ? {}
-        : {
-            ramportCpuMs: spreadOf(costs.map((cost) => cost.cpuMs)).median,
-            ramportPeakBytes: spreadOf(costs.map((cost) => cost.peakBytes)).max,
-          }),
-      samples: own,
-    };
+    if (typeof own === "string") return { name: row.name, notMeasured: own };
+    return reportRow(row, own, samples, isWarm);
   });
+}
+
+function reportRow(
+  row: ReportedRow,
+  own: readonly Sample[],
+  samples: Measured,
+  isWarm: boolean,
+): MeasuredRow {
+  const spread = (of: (sample: Sample) => number): Spread => spreadOf(own.map(of));
+  const ratio = row.baseline === undefined ? undefined : ratioOf(own, samples.get(row.baseline));
+  const peaks = own.flatMap(({ ramport }) => ramport?.peakBytes ?? []);
+  return {
+    name: row.name,
+    moveMs: spread(({ moveMs }) => moveMs),
+    syncMs: spread(({ syncMs }) => syncMs),
+    wholeMs: spread(({ wholeMs }) => wholeMs),
+    bytesPerSecond: spread(speedOf).median * 1000,
+    ...(ratio === undefined ? {} : { ratio }),
+    comparisons: (row.comparisons ?? []).flatMap((comparison) =>
+      compare(comparison, own, samples.get(comparison.of), isWarm),
+    ),
+    cpuSecondsPerGiB: {
+      ...cpuPerGiB(own, "qemu", ({ qemuCpuMs }) => qemuCpuMs),
+      ...cpuPerGiB(own, "ramport", ({ ramport }) => ramport?.cpuMs),
+      ...cpuPerGiB(own, "tool", ({ toolCpuMs }) => toolCpuMs),
+    },
+    ...(peaks.length === 0 ? {} : { ramportPeakBytes: Math.max(...peaks) }),
+    samples: own,
+  };
+}
+
+/** Bytes a millisecond. */
+function speedOf({ bytes, moveMs }: Sample): number {
+  return bytes / moveMs;
+}
+
+/** Samples of one round are compared: slow rows have fewer of them. */
+function ratioOf(own: readonly Sample[], base: readonly Sample[] | string | undefined): Spread | undefined {
+  if (typeof base !== "object" || base.length === 0 || own.length === 0) return undefined;
+  const ratios = own.flatMap((sample, round) => {
+    const other = base[round];
+    return other === undefined ? [] : [speedOf(sample) / speedOf(other)];
+  });
+  return spreadOf(ratios);
+}
+
+function compare(
+  { of, label, atLeast, warmOnly }: Comparison,
+  own: readonly Sample[],
+  base: readonly Sample[] | string | undefined,
+  isWarm: boolean,
+): ComparisonReport[] {
+  const ratio = ratioOf(own, base);
+  if (ratio === undefined) return [];
+  const counts = atLeast !== undefined && (isWarm || warmOnly !== true);
+  return [{ of, label, ratio, ...(counts ? { atLeast, met: ratio.median >= atLeast } : {}) }];
+}
+
+function cpuPerGiB(
+  own: readonly Sample[],
+  who: keyof MeasuredRow["cpuSecondsPerGiB"],
+  cpuMsOf: (sample: Sample) => number | undefined,
+): MeasuredRow["cpuSecondsPerGiB"] {
+  const values = own.flatMap((sample) => {
+    const cpuMs = cpuMsOf(sample);
+    return cpuMs === undefined ? [] : [cpuMs / 1000 / (sample.bytes / 2 ** 30)];
+  });
+  return values.length === 0 ? {} : { [who]: spreadOf(values).median };
 }
 
 const HEADINGS = [
@@ -64,76 +124,42 @@ const HEADINGS = [
   "move, ms",
   "GiB/s",
   "ratio",
+  "goals",
   "sync, ms",
   "whole, ms",
-  "CPU s: QEMU",
+  "CPU s/GiB: QEMU",
   "ramport",
+  "other",
   "peak MiB",
 ];
 
 /** The table as Markdown, which is also fit to be read in a terminal. */
 export function formatTable(reports: readonly RowReport[]): string {
-  const lines = reports.map((report) => [
-    report.name,
-    formatSpread(report.moveMs, 0),
-    (report.bytesPerSecond / 2 ** 30).toFixed(2),
-    report.ratio === undefined ? (report.isBaseline ? "1" : "") : formatSpread(report.ratio, 2),
-    report.syncMs.max === 0 ? "" : formatSpread(report.syncMs, 0),
-    formatSpread(report.wholeMs, 0),
-    report.qemuCpuMs === undefined ? "" : (report.qemuCpuMs / 1000).toFixed(2),
-    report.ramportCpuMs === undefined ? "" : (report.ramportCpuMs / 1000).toFixed(2),
-    report.ramportPeakBytes === undefined ? "" : (report.ramportPeakBytes / 2 ** 20).toFixed(0),
-  ]);
-  return formatMarkdown(HEADINGS, lines);
-}
-
-/** A Markdown table with its columns in line: the first to the left, the others to the right. */
-export function formatMarkdown(headings: readonly string[], lines: readonly (readonly string[])[]): string {
-  const widths = headings.map((heading, column) =>
-    Math.max(heading.length, ...lines.map((cells) => (cells[column] ?? "").length)),
+  const lines = reports.map((report) => {
+    if ("notMeasured" in report) return [report.name, "not measured"];
+    const { ratio, syncMs, cpuSecondsPerGiB: cpu, ramportPeakBytes: peak } = report;
+    return [
+      report.name,
+      formatSpread(report.moveMs, 0),
+      (report.bytesPerSecond / 2 ** 30).toFixed(2),
+      ratio === undefined ? "" : formatSpread(ratio, 2),
+      report.comparisons.map(formatComparison).join("; "),
+      syncMs.max === 0 ? "" : formatSpread(syncMs, 0),
+      formatSpread(report.wholeMs, 0),
+      ...[cpu.qemu, cpu.ramport, cpu.tool].map((seconds) => seconds?.toFixed(2) ?? ""),
+      peak === undefined ? "" : `${(peak / 2 ** 20).toFixed(0)}${peak < PEAK_LIMIT_BYTES ? "" : " MISSED"}`,
+    ];
+  });
+  // A reason in a cell would make all of its column as wide.
+  const reasons = reports.flatMap((report) =>
+    "notMeasured" in report ? [`- ${report.name}: not measured: ${report.notMeasured}`] : [],
   );
-  const format = (cells: readonly string[]): string =>
-    `| ${cells.map((cell, column) => (column === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[column] ?? 0))).join(" | ")} |`;
-  const rule = `| ${widths.map((width, column) => (column === 0 ? "-".repeat(width) : `${"-".repeat(width - 1)}:`)).join(" | ")} |`;
-  return [format(headings), rule, ...lines.map(format)].join("\n");
+  const table = formatMarkdown(HEADINGS, lines);
+  return reasons.length === 0 ? table : `${table}\n\n${reasons.join("\n")}`;
 }
 
-/** Median, lowest and highest. */
-export function formatSpread({ median, min, max }: Spread, digits: number): string {
-  return `${median.toFixed(digits)} (${min.toFixed(digits)}–${max.toFixed(digits)})`;
-}
-
-/** What the figures depend on. */
-export interface Surroundings {
-  readonly cpu: string;
-  readonly cores: number;
-  readonly memoryBytes: number;
-  readonly kernel: string;
-  readonly node: string;
-  readonly qemu: string;
-  readonly fileSystem: string;
-}
-
-/** Numbers that statfs gives for the usual file systems. */
-const FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
-  [0xef53, "ext4"],
-  [0x5846_5342, "xfs"],
-  [0x9123_683e, "btrfs"],
-  [0x0102_1994, "tmpfs"],
-  [0x794c_7630, "overlayfs"],
-]);
-
-/** Looks at this machine and at the file system of a directory. */
-export function describeSurroundings(directory: string): Surroundings {
-  const qemu = findQemu(QEMU_VERSION);
-  const { type } = fs.statfsSync(directory);
-  return {
-    cpu: os.cpus()[0]?.model ?? "unknown",
-    cores: os.availableParallelism(),
-    memoryBytes: os.totalmem(),
-    kernel: `${os.type()} ${os.release()}`,
-    node: process.version,
-    qemu: qemu.found ? qemu.realVersion : qemu.reason,
-    fileSystem: FILE_SYSTEMS.get(type) ?? `0x${type.toString(16)}`,
-  };
+function formatComparison({ label, ratio, atLeast, met }: ComparisonReport): string {
+  const beside = `${ratio.median.toFixed(2)} × ${label}`;
+  if (atLeast === undefined) return beside;
+  return `${beside}, ${met === true ? "met" : "MISSED"} (${atLeast})`;
 }

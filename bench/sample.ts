@@ -1,13 +1,17 @@
 /** One run of one row. Times are in milliseconds. */
 export interface Sample {
-  /** From the `migrate` command to QEMU's `completed`, without the time that syncing took. */
+  /** What the operation itself took, without the time that syncing its output took. */
   readonly moveMs: number;
   /** How long `fsync` of the output took; 0 where there is no output. */
   readonly syncMs: number;
   /** The whole operation as its user sees it, syncing included. */
   readonly wholeMs: number;
+  /** Bytes that were moved, or read: rates and ratios are of them. Holes and pages without content do not count. */
+  readonly bytes: number;
   /** Processor time of QEMU and of what it started (`cat`). */
   readonly qemuCpuMs?: number;
+  /** Processor time of another program: cp, dd, Python. */
+  readonly toolCpuMs?: number;
   /** Of the ramport process alone. */
   readonly ramport?: ProcessCost;
 }

@@ -1,6 +1,6 @@
 /**
- * Runs the benchmark: `node scripts/bench.mjs [--size 1G] [--runs 4] [--part save|read] [--dir FOLDER]
- * [--json FILE]`.
+ * Runs the benchmark: `node scripts/bench.mjs [--quick] [--size 1G,4G,8G] [--cache warm,cold] [--part capture,restore]
+ * [--runs 5] [--dir FOLDER] [--json FILE]`.
  *
  * @module
  */
