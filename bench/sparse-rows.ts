@@ -6,7 +6,7 @@ import { captureByQemu, captureByRamport } from "./capture-rows.js";
 import { machineOptions, startSource } from "./guest.js";
 import { RAMPORT } from "./inspect-rows.js";
 import type { RamportJob } from "./ramport-process.js";
-import type { Row } from "./row.js";
+import type { Comparison, Row } from "./row.js";
 import {
   allocatedBytes,
   measureJob,
@@ -32,50 +32,60 @@ export interface SparseSetting {
 
 type Measure = (setting: SourceSetting) => Promise<Sample | string>;
 
-/** What is done with both guests. Those of QEMU alone say what part of the others is QEMU's. */
-const TASKS: readonly (readonly [name: string, measure: Measure])[] = [
-  ["ramport inspect --json: mapped-ram", inspect("mapped")],
-  ["ramport verify: mapped-ram", work("mapped", (input) => ({ kind: "verify", input }))],
-  [
-    "ramport convert: mapped-ram to stream",
-    work("mapped", (input, output) => ({ kind: "convert", input, to: "stream", output })),
-  ],
-  [
-    "ramport extract pc.ram: mapped-ram",
-    work("mapped", (input, output) => ({ kind: "extract", input, block: "pc.ram", output })),
-  ],
-  ["ramport inspect --json: stream", inspect("stream")],
-  ["ramport verify: stream", work("stream", (input) => ({ kind: "verify", input }))],
-  [
-    "ramport convert: stream to mapped-ram",
-    work("stream", (input, output) => ({ kind: "convert", input, to: "mapped-ram", output })),
-  ],
-  [
-    "ramport receive file:STREAM",
-    work("stream", (input, output) => ({ kind: "receive", uri: `file:${input}`, output })),
-  ],
-  ["QEMU exec:cat>FILE", captureByQemu({}, (file) => `exec:cat>${file}`)],
-  ["ramport save, stream", captureByRamport()],
-  ["ramport save, stream, 2 channels", captureByRamport(2)],
-  ["QEMU mapped-ram", captureByQemu({ "mapped-ram": true }, (file) => `file:${file}`)],
-  [
-    "QEMU mapped-ram, 2 channels",
-    captureByQemu({ "mapped-ram": true, multifd: true }, (file) => `file:${file}`),
-  ],
+interface Task {
+  readonly name: string;
+  readonly measure: Measure;
+  /** The task of QEMU's that this one is to be as fast as: QEMU looks at each page of the wide guest itself. */
+  readonly beside?: string;
+}
+
+const EXEC = "QEMU exec:cat>FILE";
+const MULTIFD = "QEMU mapped-ram, 2 channels";
+
+/** What is done with both guests. */
+const TASKS: readonly Task[] = [
+  { name: "ramport inspect --json: mapped-ram", measure: inspect("mapped") },
+  { name: "ramport verify: mapped-ram", measure: work("mapped", (input) => ({ kind: "verify", input })) },
+  {
+    name: "ramport convert: mapped-ram to stream",
+    measure: work("mapped", (input, output) => ({ kind: "convert", input, to: "stream", output })),
+  },
+  {
+    name: "ramport extract pc.ram: mapped-ram",
+    measure: work("mapped", (input, output) => ({ kind: "extract", input, block: "pc.ram", output })),
+  },
+  { name: "ramport inspect --json: stream", measure: inspect("stream") },
+  { name: "ramport verify: stream", measure: work("stream", (input) => ({ kind: "verify", input })) },
+  {
+    name: "ramport convert: stream to mapped-ram",
+    measure: work("stream", (input, output) => ({ kind: "convert", input, to: "mapped-ram", output })),
+  },
+  {
+    name: "ramport receive file:STREAM",
+    measure: work("stream", (input, output) => ({ kind: "receive", uri: `file:${input}`, output })),
+  },
+  { name: EXEC, measure: captureByQemu({}, (file) => `exec:cat>${file}`) },
+  { name: "ramport save, stream", measure: captureByRamport(), beside: EXEC },
+  {
+    name: MULTIFD,
+    measure: captureByQemu({ "mapped-ram": true, multifd: true }, (file) => `file:${file}`),
+  },
+  { name: "ramport save, stream, 2 channels", measure: captureByRamport(2), beside: MULTIFD },
 ];
 
 /** Each task with the small guest, and then with the wide one. */
 export const SPARSE_ROWS: readonly Row<SparseSetting>[] = TASKS.flatMap(
-  ([name, measure]): Row<SparseSetting>[] => {
+  ({ name, measure, beside }): Row<SparseSetting>[] => {
     const baseline = `${name}, 1 GiB`;
-    // What only looks into a file is over at once; what is QEMU's alone has no goal.
+    const besideSmall: Comparison = { of: baseline, label: "1 GiB", atLeast: 0.9 };
+    const besideQemu: Comparison = { of: `${beside ?? ""}, 64 GiB`, label: "QEMU's own", atLeast: 1 };
     const isOurs = name.startsWith("ramport");
     return [
       { name: baseline, measure: ({ small }) => measure(small) },
       {
         name: `${name}, 64 GiB`,
         baseline,
-        ...(isOurs ? { comparisons: [{ of: baseline, label: "1 GiB", atLeast: 0.9 }] } : {}),
+        ...(isOurs ? { comparisons: [beside === undefined ? besideSmall : besideQemu] } : {}),
         measure: ({ wide }) => measure(wide),
       },
     ];
