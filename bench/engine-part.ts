@@ -63,12 +63,13 @@ function adapt(row: EngineRow, all: readonly EngineRow[]): Row<EngineSetting> {
   };
 }
 
-/** Direct I/O of the engine is compared with each row of fio's of the same kind. */
+/** Direct I/O of the engine is compared with what fio reaches of the same kind: its last row has the most in flight. */
 function besideFio(name: string, all: readonly EngineRow[]): Comparison[] {
   const kind = /^engine (load|save) direct/.exec(name)?.[1];
-  if (kind === undefined) return [];
-  const ofFio = all.filter((row) => row.name.startsWith(`fio ${kind} direct`));
-  return ofFio.map((row) => ({ of: row.name, label: row.name, atLeast: DIRECT_GOAL }));
+  const fio = all.findLast((row) => row.name.startsWith(`fio ${kind ?? ""} direct`));
+  return kind === undefined || fio === undefined
+    ? []
+    : [{ of: fio.name, label: "fio", atLeast: DIRECT_GOAL }];
 }
 
 function toSample(name: string, { ms, syncMs, cpuMs, extraBytes }: EngineSample, bytes: number): Sample {
