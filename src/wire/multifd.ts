@@ -141,8 +141,10 @@ export function decodeMultifdPlaces(
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (let index = 0; index < normalPages + zeroPages; index++) {
     const at = HEAD_BYTES + 8 * index;
-    const place = view.getUint32(at) * 0x1_0000_0000 + view.getUint32(at + 4);
-    if (place % pageSize !== 0 || place >= usedLength) {
+    const low = view.getUint32(at + 4);
+    const place = view.getUint32(at) * 0x1_0000_0000 + low;
+    // Page sizes are powers of two. The remainder of a number above 2^31 is a call of a C function: 20 ns for each page.
+    if ((low & (pageSize - 1)) !== 0 || place >= usedLength) {
       throw new FormatError("malformed", "A multifd packet has a page that its block has not", {
         section: "ram",
         block,
