@@ -244,7 +244,8 @@ export function writeRamRecordHead(
   blockName: Uint8Array | undefined,
 ): number {
   const flags = blockName === undefined ? flag | RamFlag.CONTINUE : flag;
-  const low = address % 0x1_0000_0000;
+  // A remainder is a call of a C function, for each page.
+  const low = address >>> 0;
   view.setUint32(at, (address - low) / 0x1_0000_0000);
   view.setUint32(at + 4, low + flags);
   let next = at + RECORD_HEAD_BYTES;
