@@ -12,7 +12,7 @@ import path from "node:path";
 import { killAllQemus } from "../tests/support/qemu.js";
 import { CAPTURE_ROWS } from "./capture-rows.js";
 import { CONTENT_ROWS, prepareContent } from "./content-rows.js";
-import { loadEnginePart } from "./engine-part.js";
+import { ENGINE_ROWS, prepareEngineRows } from "./engine-rows.js";
 import { machineOptions, startSource } from "./guest.js";
 import { INSPECT_ROWS, prepareInspect } from "./inspect-rows.js";
 import { type Options, parseOptions, type Part } from "./options.js";
@@ -89,14 +89,9 @@ class Bench {
   }
 
   async #measureEngine(size: number): Promise<void> {
-    const engine = await loadEnginePart();
-    if ("missing" in engine) {
-      console.log(`\nEngine, guest of ${gib(size)}: not measured: ${engine.missing}`);
-      return;
-    }
     const directory = await this.#makeFolder("engine");
-    const setting = await engine.prepare(size, directory);
-    await this.#measure({ part: "engine", ramBytes: size, cache: "warm" }, engine.rows, setting);
+    const setting = await prepareEngineRows(size, directory);
+    await this.#measure({ part: "engine", ramBytes: size, cache: "warm" }, ENGINE_ROWS, setting);
     await setting.source.kill();
     await fs.rm(directory, { recursive: true });
   }

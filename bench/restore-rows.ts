@@ -14,12 +14,12 @@ export const RESTORE_ROWS: readonly Row<Setting>[] = [
   { name: "QEMU mapped-ram", baseline: MULTIFD, measure: loadByQemu({ "mapped-ram": true }, "mapped") },
   { name: "QEMU exec:cat STREAM", baseline: MULTIFD, measure: loadByQemu({}, "stream") },
   { name: "ramport restore, send", baseline: MULTIFD, measure: loadByRamport() },
-  {
-    name: "ramport restore, send, 2 channels",
+  ...[2, 4].map((channels): Row<Setting> => ({
+    name: `ramport restore, send, ${channels} channels`,
     baseline: MULTIFD,
     comparisons: [{ of: MULTIFD, label: "mapped-ram 2", atLeast: 0.8 }],
-    measure: loadByRamport(2),
-  },
+    measure: loadByRamport(channels),
+  })),
 ];
 
 function loadByQemu(on: Capabilities, input: "mapped" | "stream"): Row<Setting>["measure"] {
