@@ -2,7 +2,8 @@ import type { PositionedFile } from "./positioned-file.js";
 
 /**
  * Written in one call. A write of 1 MiB makes ext4 allocate folios of that size, which took up to 2.5 times the processor
- * time of 256 KiB (0.5 against 0.2 s a GiB); below 128 KiB the calls themselves begin to count.
+ * time of 256 KiB (0.5 against 0.2 s a GiB); below 128 KiB the calls themselves begin to count. Writes end at multiples of
+ * it: folios lie at multiples of their size, and what begins beside one is given small ones (0.21 s a GiB instead of 0.17).
  */
 const STAGING_BYTES = 256 << 10;
 
@@ -18,14 +19,17 @@ export class WriteCombiner {
   /** File position of `staging[0]`. */
   #position = 0;
   #length = 0;
+  /** Of the staging: as far as the next place where writes end. */
+  #capacity = 0;
 
   /** Takes `bytes[at .. at+length)` for `position` of a file; `length` is at most 64 KiB. */
   put(file: PositionedFile, position: number, bytes: Uint8Array, at: number, length: number): void {
     const follows = position === this.#position + this.#length && file === this.#file;
-    if (!follows || this.#length + length > STAGING_BYTES) {
+    if (!follows || this.#length + length > this.#capacity) {
       this.flush();
       this.#file = file;
       this.#position = position;
+      this.#capacity = STAGING_BYTES - (position % STAGING_BYTES);
     }
     // Buffer.copy() allocates as well, and was no faster; copyWithin() cannot cross buffers.
     this.#staging.set(bytes.subarray(at, at + length), this.#length);

@@ -16,7 +16,7 @@ export interface ReplayOptions {
   readonly onProgress?: ProgressListener;
 }
 
-/** Also what is written at once: see `WriteCombiner`. */
+/** Also what is written at once, and where writes begin and end: see `WriteCombiner`. */
 const READ_BYTES = 256 << 10;
 
 /** A sink that can also take pages that follow each other at once; the bytes are only valid during the call. */
@@ -101,8 +101,8 @@ function* replayBlock(
   const place = { section: RAM_SECTION.name, block: name };
   const buffer = new Uint8Array(READ_BYTES);
   for (const { start, end } of readPageBitmap(file, block).runs()) {
-    for (let address = start * pageSize; address < end * pageSize; address += READ_BYTES) {
-      const length = Math.min(READ_BYTES, end * pageSize - address);
+    for (let address = start * pageSize; address < end * pageSize;) {
+      const length = Math.min(READ_BYTES - (address % READ_BYTES), end * pageSize - address);
       const position = pagesOffset + address;
       readInFull(
         file,
@@ -114,6 +114,7 @@ function* replayBlock(
       if (sink.pages !== undefined) sink.pages(index, address, buffer, 0, length);
       else for (let at = 0; at < length; at += pageSize) sink.page(index, address + at, buffer, at);
       yield { address, length };
+      address += length;
     }
   }
 }
