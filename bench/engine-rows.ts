@@ -141,7 +141,13 @@ function fioRow(kind: "load" | "save", depth: number): Row<EngineSetting> {
       withOutput(directory, async (output) => {
         if (spawnSync("fio", ["--version"]).status !== 0) return "no fio";
         const { stdout } = await run("fio", [
-          ...["--name=row", "--direct=1", `--bs=${FIO_BLOCKS[kind]}`, "--ioengine=libaio", `--iodepth=${depth}`],
+          ...[
+            "--name=row",
+            "--direct=1",
+            `--bs=${FIO_BLOCKS[kind]}`,
+            "--ioengine=libaio",
+            `--iodepth=${depth}`,
+          ],
           ...["--output-format=json", "--thread", "--fallocate=none"],
           ...[`--rw=${isLoad ? "read" : "write"}`, `--size=${pages.length}`],
           ...[`--filename=${isLoad ? mapped : output}`, ...(isLoad ? [`--offset=${pages.offset}`] : [])],
