@@ -47,6 +47,7 @@ export { MigrationState } from "./migration-states.js";
 export type { MigrationTarget, RamSectionType } from "./migration-target.js";
 export { MappedRamTarget, type MappedRamTargetOptions } from "./outgoing/mapped-ram-target.js";
 export type { PacketCompression } from "./multifd/compression/packet-compression.js";
+export { sendMultifdHello } from "./multifd/send-hello.js";
 export type { MultifdSendOptions } from "./multifd/send-pages.js";
 export { OutgoingMigration, type OutgoingOptions } from "./outgoing/outgoing-migration.js";
 export type { OutgoingTarget } from "./outgoing/outgoing-target.js";

@@ -10,7 +10,7 @@ import { applyMigrationSettings, type MigrationSettings } from "./migration-sett
 import { makePrivateSocketPath } from "./private-socket.js";
 import { prepareQemuTls, withHostname } from "./qemu-tls.js";
 import { ignoreShared, incomingArguments, type RestoreJob } from "./restore-method.js";
-import { closeChannels, openMultifdChannels } from "./send-channels.js";
+import { closeChannels, openMultifdChannels, type WantedChannels } from "./send-channels.js";
 import type { SocketUri } from "./via.js";
 import { reasonOfDestination, waitUntilLoaded } from "./wait-load.js";
 
@@ -58,7 +58,7 @@ function sendSettings({ channels, compression, skeleton }: RestoreJob): Migratio
 
 async function sendTo(job: RestoreJob, address: SocketUri): Promise<void> {
   const { qmp, file, skeleton, signal, onProgress, onMessage } = job;
-  const multifd = job.channels === undefined ? undefined : await multifdOptions(job);
+  const multifd = job.channels === undefined ? undefined : await multifdOptions(job, job.channels);
   await qmp.execute("migrate-incoming", incomingArguments(qmp, formatMigrationUri(address)));
   const tls = job.tls === undefined ? undefined : withHostname(job.tls, job.via);
   const connecting = {
@@ -68,13 +68,13 @@ async function sendTo(job: RestoreJob, address: SocketUri): Promise<void> {
   const { sink, returnPath } = await openOutgoing(address, connecting);
   let channels: readonly SocketChannel[] = [];
   try {
-    channels = await openMultifdChannels(address, job.channels ?? 0, connecting);
+    if (multifd !== undefined) channels = await openMultifdChannels(address, multifd, connecting);
     await sendMappedRam(file, skeleton, sink, {
       ...(returnPath === undefined ? {} : { returnPath }),
       ...(signal === undefined ? {} : { signal }),
       ...(onProgress === undefined ? {} : { onProgress }),
       ...(onMessage === undefined ? {} : { onMessage }),
-      ...(multifd === undefined ? {} : { multifd: { ...multifd, channels } }),
+      ...(multifd === undefined ? {} : { multifd: { ...multifd.sending, channels } }),
     });
   } catch (error) {
     throw await reasonOfDestination(qmp, error);
@@ -85,13 +85,11 @@ async function sendTo(job: RestoreJob, address: SocketUri): Promise<void> {
 }
 
 /** What the channels must have in common with the QEMU that waits. */
-async function multifdOptions({
-  qmp,
-  file,
-  skeleton,
-  compression,
-}: RestoreJob): Promise<Omit<MultifdSendOptions, "channels">> {
+async function multifdOptions(
+  { qmp, file, skeleton, compression }: RestoreJob,
+  count: number,
+): Promise<WantedChannels & { readonly sending: Omit<MultifdSendOptions, "channels"> }> {
   const { UUID: uuid } = await qmp.execute("query-uuid");
   const syncMode = multifdSyncModeOf(skeleton.configuration.machine) ?? multifdSyncModeOfQemu(qmp.version);
-  return { file, uuid: parseUuid(uuid), syncMode, ...compression };
+  return { count, uuid: parseUuid(uuid), sending: { file, syncMode, ...compression } };
 }

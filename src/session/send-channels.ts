@@ -4,31 +4,43 @@ import {
   type OpenChannelOptions,
   type SocketChannel,
 } from "../channels/index.js";
+import { sendMultifdHello } from "../engine/index.js";
 import { MachineError, throwIfAborted } from "../errors/index.js";
 import type { SocketUri } from "./via.js";
+
+/** The extra connections of a multifd migration. */
+export interface WantedChannels {
+  readonly count: number;
+  /** 16 bytes: the destination's own, zeros where it has none. It refuses others. */
+  readonly uuid: Uint8Array;
+}
 
 /** How each connection is made. */
 type Connecting = Pick<OpenChannelOptions, "signal" | "tls">;
 
 /**
- * Opens the extra connections of a multifd migration, one after the other: QEMU before 8.0 takes the first connection that
- * comes for the main channel, so that one has to stand already.
+ * Opens the extra connections of a multifd migration, one after the other, and says of each which one it is. QEMU before 8.0
+ * takes the first connection that comes for the main channel, so that one has to stand already.
  *
- * @throws MachineError `io` or `timeout` when the destination takes no more of them; CancelledError.
+ * @throws MachineError `io`, `connection-closed` or `timeout` when the destination takes no more of them; CancelledError.
  */
 export async function openMultifdChannels(
   uri: SocketUri,
-  count: number,
+  { count, uuid }: WantedChannels,
   connecting: Connecting,
 ): Promise<readonly SocketChannel[]> {
   const channels: SocketChannel[] = [];
   try {
-    while (channels.length < count) channels.push(await connectChannel(uri, connecting));
+    for (let id = 0; id < count; id++) {
+      const channel = await connectChannel(uri, connecting);
+      channels.push(channel);
+      await sendMultifdHello(channel, { uuid, id });
+    }
     return channels;
   } catch (error) {
     await closeChannels(channels);
     if (!(error instanceof MachineError)) throw error;
-    const hint = `turn its multifd capability on, with multifd-channels ${count}`;
+    const hint = `its own error says why; its multifd capability must be on, its multifd-channels ${count}, its UUID that of this side`;
     const message = `The destination took ${channels.length} of ${count} multifd channels`;
     throw new MachineError(error.code, message, { ...error.data, hint }, error);
   }

@@ -87,8 +87,9 @@ export async function sendSnapshot(
     try {
       let multifd: SendOptions["multifd"];
       if (channelCount !== undefined && (uri.kind === "unix" || uri.kind === "tcp")) {
-        channels = await openMultifdChannels(uri, channelCount, options);
-        multifd = { channels, file, ...multifdOptions(skeleton, uuid, options) };
+        const wanted = { count: channelCount, uuid: uuid ?? skeleton.configuration.uuid ?? NO_UUID };
+        channels = await openMultifdChannels(uri, wanted, options);
+        multifd = { channels, file, ...multifdOptions(skeleton, options) };
       }
       return await sendMappedRam(file, skeleton, sink, {
         ...(signal === undefined ? {} : { signal }),
@@ -120,11 +121,9 @@ const NO_UUID = new Uint8Array(16);
 
 function multifdOptions(
   { configuration }: MappedRamFile,
-  uuid: Uint8Array | undefined,
   options: SendSnapshotOptions,
 ): Omit<NonNullable<SendOptions["multifd"]>, "channels" | "file"> {
   return {
-    uuid: uuid ?? configuration.uuid ?? NO_UUID,
     syncMode: options.multifdSync ?? multifdSyncModeOf(configuration.machine) ?? "round",
     ...packetCompressionOf(options),
   };

@@ -1,8 +1,6 @@
 import type { ByteSink, FilePart, SocketChannel } from "../../channels/index.js";
 import { assert, MachineError } from "../../errors/index.js";
 import {
-  ByteWriter,
-  encodeMultifdHello,
   encodeMultifdPacket,
   type MultifdCompression,
   type MultifdPacket,
@@ -21,7 +19,6 @@ export function takesFromFile(sink: ByteSink): boolean {
 
 /** What the channels of one migration have in common. */
 export interface ChannelSettings {
-  readonly uuid: Uint8Array;
   readonly pageSize: number;
   readonly channelCount: number;
   readonly compression: MultifdCompression;
@@ -48,13 +45,6 @@ export class MultifdSendChannel {
     this.#sink = sink;
     this.#settings = settings;
     this.#compressor = compressor;
-  }
-
-  /** Says which channel this is: what a connection begins with. */
-  async hello(): Promise<void> {
-    const writer = new ByteWriter();
-    encodeMultifdHello(writer, { uuid: this.#settings.uuid, id: this.#id });
-    await this.#write(writer.finish());
   }
 
   /** Sends a slot's pages as one packet; the slot is free again when they have gone. */

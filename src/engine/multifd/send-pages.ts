@@ -10,12 +10,13 @@ import type { MultifdSyncMode } from "./sync-mode.js";
 
 /** How pages travel over channels of their own. */
 export interface MultifdSendOptions {
-  /** The extra connections, 1 to 255 of them; the destination must have as many. */
+  /**
+   * The extra connections, 1 to 255 of them; the destination must have as many. Each has begun with `sendMultifdHello`, with
+   * its place here as its number.
+   */
   readonly channels: readonly ByteSink[];
   /** The file whose pages are sent. */
   readonly file: RandomAccessSource & OverlappedReader;
-  /** 16 bytes: the destination's own, zeros where it has none. It refuses others. */
-  readonly uuid: Uint8Array;
   readonly syncMode: MultifdSyncMode;
   /** Default none. */
   readonly compression?: PacketCompression;
@@ -45,14 +46,13 @@ export class MultifdSender {
     skeleton: Pick<MappedRamFile, "blocks" | "pageSize">,
     onSent: ChannelSettings["onSent"],
   ) {
-    const { channels, file, uuid, compression, compressionLevel } = options;
+    const { channels, file, compression, compressionLevel } = options;
     assert(channels.length >= 1 && channels.length <= 255, "1 to 255 channels");
     const { pageSize } = skeleton;
     let packetNumber = 0;
     const takenFile =
       compression === undefined && isCachedFile(file) && channels.every(takesFromFile) ? file : undefined;
     const settings: ChannelSettings = {
-      uuid,
       pageSize,
       channelCount: channels.length,
       compression: compression ?? "none",
@@ -69,11 +69,6 @@ export class MultifdSender {
     });
     this.#packets = new PacketReader(file, skeleton, takenFile !== undefined);
     this.#slots = new SlotPool(Math.min(2 * channels.length, MOST_SLOTS), () => new PacketSlot(pageSize));
-  }
-
-  /** Tells the destination which connection is which. */
-  async begin(): Promise<void> {
-    await this.#onEach((channel) => channel.hello());
   }
 
   /** Sends all pages with content, each once. */

@@ -127,7 +127,6 @@ class FileMigration {
 
   async #send(end: ReturnType<typeof readMappedRamTail>): Promise<SendResult["pages"]> {
     const multifd = this.#multifd;
-    await multifd?.begin();
     await this.#sendHead(this.#options.returnPath !== undefined);
     const pages = await this.#sendPages();
     await this.#sendEnd();

@@ -9,6 +9,7 @@ import {
   openMappedRam,
   readPageBitmap,
   sendMappedRam,
+  sendMultifdHello,
   type TransferProgress,
 } from "../../../src/engine/index.js";
 import { CancelledError, MachineError } from "../../../src/errors/index.js";
@@ -62,6 +63,13 @@ function pagesOf(path: string): ReceivedPages {
   return pages;
 }
 
+/** What each connection begins with. */
+async function greet(channels: readonly Collector[]): Promise<void> {
+  for (const [id, channel] of channels.entries()) {
+    await sendMultifdHello(channel, { uuid: new Uint8Array(16), id });
+  }
+}
+
 /** Sends into memory. */
 async function collect(
   path: string,
@@ -73,7 +81,8 @@ async function collect(
     const main = new Collector();
     const channels = Array.from({ length: channelCount }, () => new Collector());
     const progress: TransferProgress[] = [];
-    const multifd = { channels, file, uuid: new Uint8Array(16), syncMode: "round", ...options } as const;
+    await greet(channels);
+    const multifd = { channels, file, syncMode: "round", ...options } as const;
     const result = await sendMappedRam(file, openMappedRam(file), main, {
       multifd,
       onProgress: (one) => progress.push(one),
@@ -176,7 +185,6 @@ describe("a file sent over channels", () => {
     const multifd = {
       channels: [new Collector()],
       file,
-      uuid: new Uint8Array(16),
       syncMode: "round",
     } as const;
     // Bitmaps and the tail are read first.
