@@ -19,11 +19,24 @@ export default defineConfig({
         test: {
           name: "conformance",
           include: ["tests/conformance/**/*.test.ts", "tests/scenarios/**/*.test.ts"],
+          exclude: ["tests/conformance/matrix/**"],
           testTimeout: 180_000,
           hookTimeout: 120_000,
           expect: { poll },
           // Each test runs one or two QEMUs: more than one file at a time only makes every one of them slow.
           fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          name: "matrix",
+          include: ["tests/conformance/matrix/**/*.test.ts"],
+          hookTimeout: 120_000,
+          expect: { poll },
+          // Hundreds of small migrations, in which one side often waits for the other: two files keep two cores busy. A
+          // group of its own: it runs after the other projects, not beside them.
+          maxWorkers: 2,
+          sequence: { groupOrder: 1 },
         },
       },
     ],

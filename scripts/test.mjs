@@ -35,5 +35,8 @@ if (project !== "unit") {
     if (fetched !== 0 && process.env["CI"] !== undefined) process.exit(fetched);
   }
 }
-const selection = project === undefined ? [] : ["--project", project];
+// The matrix is a part of the conformance tests that is fast enough to share the machine with itself.
+const projects =
+  project === "conformance" ? ["conformance", "matrix"] : project === undefined ? [] : [project];
+const selection = projects.flatMap((name) => ["--project", name]);
 process.exit(node([path.join("node_modules", "vitest", "vitest.mjs"), "run", ...selection, ...others]));
