@@ -3,7 +3,7 @@
  * QEMU and in another one.
  */
 
-import { readdirSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test, vi } from "vitest";
 
@@ -88,6 +88,20 @@ async function syncCount(machine: QemuMachine): Promise<number> {
   return ram?.["dirty-sync-count"] ?? 0;
 }
 
+/** Whether a file that is being written has, or had, content of the toggling pages. */
+function holdsTogglingContent(file: string): boolean {
+  // The first block is RAM, and QEMU puts the pages of the first block at 1 MiB.
+  const { start, end } = WORKLOAD.togglingRange!;
+  const bytes = Buffer.alloc(end - start);
+  const fd = openSync(file, "r");
+  try {
+    readSync(fd, bytes, 0, bytes.length, (1 << 20) + start);
+  } finally {
+    closeSync(fd);
+  }
+  return bytes.some((byte) => byte !== 0);
+}
+
 /** Whether a stopped guest's toggling pages are all zero: it goes through them from the first word to the last. */
 async function isTogglingRangeZero(machine: QemuMachine): Promise<boolean> {
   const { start, end } = WORKLOAD.togglingRange!;
@@ -131,7 +145,9 @@ describe.each(["10.0", "11.1"] as const)("live save from QEMU %s", (version) => 
       await source.qmp("migrate-set-parameters", { "max-bandwidth": 8 << 20, "downtime-limit": 1 });
       const file = workDir.file("own.ram");
       await saveWithQemuAlone(source, file);
-      await vi.waitUntil(async () => (await syncCount(source)) >= 4, { timeout: 60_000 });
+      const isWritten = async (): Promise<boolean> =>
+        (await syncCount(source)) >= 4 && holdsTogglingContent(file);
+      await vi.waitUntil(isWritten, { timeout: 60_000 });
       // The guest stands still where its pages are zero: that is how they are at the end.
       await source.qmp("stop");
       while (!(await isTogglingRangeZero(source))) {
