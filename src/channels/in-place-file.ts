@@ -72,6 +72,11 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
         : new DirectDescriptor(options.directFd, path, buffered, true);
   }
 
+  /** Whether everything goes through the page cache. */
+  get isCached(): boolean {
+    return this.#direct === undefined;
+  }
+
   get sizeBytes(): number {
     return fs.fstatSync(this.#openFd()).size;
   }

@@ -118,6 +118,11 @@ export class OutputFile implements RandomAccessSource, OverlappedReader, Overlap
     return this.#fd;
   }
 
+  /** Whether everything goes through the page cache. */
+  get isCached(): boolean {
+    return this.#direct === undefined;
+  }
+
   get sizeBytes(): number {
     return fs.fstatSync(this.fd).size;
   }

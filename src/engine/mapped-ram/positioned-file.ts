@@ -2,6 +2,11 @@ import type { OverlappedWriter, RandomAccessSource } from "../../channels/index.
 
 /** A file, or what can stand for one, that is written and read back at any place. */
 export interface PositionedFile extends RandomAccessSource, Partial<OverlappedWriter> {
+  /**
+   * Whether everything goes through the page cache. Writes of one file then wait for each other in the kernel, and several at
+   * a time are slower than one after the other.
+   */
+  readonly isCached?: boolean;
   /** Writes all of `bytes[at .. at+length)` at `position`. */
   writeAt(bytes: Uint8Array, at: number, length: number, position: number): void;
   /**

@@ -16,8 +16,8 @@ import { OverlappedPages, type PlacePages } from "./overlapped-pages.js";
 /** Options of {@link MappedRamTarget}. */
 export interface MappedRamTargetOptions extends MappedRamWriterOptions {
   /**
-   * How many pieces of memory are written at a time, beside this thread: 1 to 255, as QEMU's `multifd-channels`. Without it
-   * one page after the other is gathered and written.
+   * How many pieces of memory are written at a time, beside this thread: 1 to 255, as QEMU's `multifd-channels`. Without it,
+   * and where the file goes through the page cache, one page after the other is gathered and written.
    */
   readonly channels?: number;
   /** Makes the whole file durable, and gives it its name where it has another one until then. */
@@ -65,7 +65,7 @@ export class MappedRamTarget implements OutgoingTarget {
 
   ramStart(header: SectionHeader, blocks: readonly RamBlockEntry[], pageSize: number): RamRecordSink {
     const pages = this.#writer.ramStart(header, blocks, pageSize);
-    if (this.#channels !== undefined) {
+    if (this.#channels !== undefined && !this.#file.isCached) {
       const place: PlacePages = (...run) => pages.placePages(...run);
       this.#overlapped = new OverlappedPages(place, pageSize, this.#channels);
     }
@@ -110,6 +110,10 @@ class CountingFile implements PositionedFile {
 
   get sizeBytes(): number {
     return this.#file.sizeBytes;
+  }
+
+  get isCached(): boolean {
+    return this.#file.isCached === true;
   }
 
   readAt(target: Uint8Array, position: number): number {
