@@ -1,23 +1,13 @@
 import { setImmediate } from "node:timers/promises";
-import { afterEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
-import {
-  type ByteReceiver,
-  type ByteSource,
-  connectSocket,
-  deliver,
-  SocketListener,
-} from "../../src/channels/index.js";
+import { type ByteReceiver, type ByteSource, deliver } from "../../src/channels/index.js";
 import { sourceOf } from "../support/byte-channels.js";
 import { Random } from "../support/random.js";
+import { socketPair } from "../support/socket-pair.js";
 import { useWorkDir } from "../support/work-dir.js";
 
 const workDir = useWorkDir();
-const open: { close(): Promise<void> }[] = [];
-
-afterEach(async () => {
-  for (const one of open.splice(0)) await one.close();
-});
 
 /** Takes bytes in rooms of all sizes, and now and then has none. */
 class Picky implements ByteReceiver {
@@ -84,12 +74,7 @@ describe.each([
   ["rooms larger than the socket holds", 1 << 20],
 ])("%s", (_, largest) => {
   test.each([1, 2, 3])("a socket's bytes come whole and in order, seed %d", async (seed) => {
-    const address = { path: workDir.file("s") };
-    const listener = await SocketListener.listen(address, "unix:s");
-    const near = await connectSocket(address, "unix:s");
-    const far = await listener.accept();
-    await listener.close();
-    open.push(near, far);
+    const { near, far } = await socketPair(workDir.file("s"));
     const writing = near.write(sent).then(() => near.end());
     // Some was read before, and some may be in the channel's own buffer.
     const first = Buffer.alloc(seed * 10);
@@ -105,12 +90,7 @@ describe.each([
 });
 
 test("a connection that breaks is no end", async () => {
-  const address = { path: workDir.file("s") };
-  const listener = await SocketListener.listen(address, "unix:s");
-  const near = await connectSocket(address, "unix:s");
-  const far = await listener.accept();
-  await listener.close();
-  open.push(near, far);
+  const { far } = await socketPair(workDir.file("s"));
   const delivery = deliver(far, new Picky(1, 100));
   await far.close();
   await expect(delivery.ended).rejects.toMatchObject({ code: "connection-closed" });

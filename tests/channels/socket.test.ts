@@ -5,6 +5,7 @@ import { afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
 
 import { connectSocket, SocketChannel, SocketListener } from "../../src/channels/index.js";
 import { CancelledError, MachineError } from "../../src/errors/index.js";
+import { socketPair } from "../support/socket-pair.js";
 import { useWorkDir } from "../support/work-dir.js";
 
 const workDir = useWorkDir();
@@ -14,15 +15,7 @@ afterEach(async () => {
   for (const one of open.splice(0)) await one.close();
 });
 
-async function pair(): Promise<{ near: SocketChannel; far: SocketChannel }> {
-  const address = { path: workDir.file("s") };
-  const listener = await SocketListener.listen(address, "unix:s");
-  const near = await connectSocket(address, "unix:s");
-  const far = await listener.accept();
-  await listener.close();
-  open.push(near, far);
-  return { near, far };
-}
+const pair = (): ReturnType<typeof socketPair> => socketPair(workDir.file("s"));
 
 async function readAll(channel: SocketChannel): Promise<Buffer> {
   const parts: Buffer[] = [];

@@ -1,31 +1,18 @@
 import fs from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 
-import { connectSocket, ReadableFile, type SocketChannel, SocketListener } from "../../src/channels/index.js";
+import { ReadableFile } from "../../src/channels/index.js";
+import { socketPair } from "../support/socket-pair.js";
 import { useWorkDir } from "../support/work-dir.js";
 
 const workDir = useWorkDir();
-const open: { close(): Promise<void> | void }[] = [];
-
-afterEach(async () => {
-  for (const one of open.splice(0)) await one.close();
-});
-
-async function pair(): Promise<{ near: SocketChannel; far: SocketChannel }> {
-  const address = { path: workDir.file("s") };
-  const listener = await SocketListener.listen(address, "unix:s");
-  const near = await connectSocket(address, "unix:s");
-  const far = await listener.accept();
-  await listener.close();
-  open.push(near, far);
-  return { near, far };
-}
+const pair = (): ReturnType<typeof socketPair> => socketPair(workDir.file("s"));
 
 function fileOf(bytes: Uint8Array): ReadableFile {
   fs.writeFileSync(workDir.file("file"), bytes);
   const file = ReadableFile.open(workDir.file("file"));
-  open.push(file);
+  onTestFinished(() => file.close());
   return file;
 }
 
