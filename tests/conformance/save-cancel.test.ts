@@ -46,12 +46,15 @@ function startSave(
 const SLOW = ["--max-bandwidth", "3M"];
 
 describe.each([
-  ["10.0", "stream"],
-  ["10.0", "mapped-ram"],
-  ["11.1", "stream"],
-  ["11.1", "mapped-ram"],
-  ["7.2", "stream"],
-] as const)("save cut short, QEMU %s, method %s", (version, method) => {
+  ["10.0", "stream", []],
+  ["10.0", "stream", ["--channels", "3"]],
+  ["10.0", "mapped-ram", []],
+  ["11.1", "stream", []],
+  ["11.1", "stream", ["--channels", "2", "--multifd-compression", "zstd"]],
+  ["11.1", "mapped-ram", []],
+  ["7.2", "stream", []],
+  ["7.2", "stream", ["--channels", "2"]],
+] as const)("save cut short, QEMU %s, method %s %s", (version, method, channels) => {
   describeWithQemu(version, "running guest", () => {
     test.each([
       ["live", "SIGINT"],
@@ -60,7 +63,7 @@ describe.each([
       const { machine, ...folders } = await prepare(version);
       const settings = await migrationSettings(machine);
       const run = startSave(machine, folders, [
-        ...["--method", method, ...SLOW],
+        ...["--method", method, ...channels, ...SLOW],
         ...(kind === "live" ? ["--live"] : []),
       ]);
       await waitForTransfer(machine, 2 << 20, run);
