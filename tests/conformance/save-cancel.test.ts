@@ -121,11 +121,12 @@ function mountSmall(folder: string): string | undefined {
 }
 
 describe.each([
-  ["10.0", "stream"],
-  ["10.0", "mapped-ram"],
-  ["11.1", "stream"],
-  ["11.1", "mapped-ram"],
-] as const)("no room for the file, QEMU %s, method %s", (version, method) => {
+  ["10.0", "stream", []],
+  ["10.0", "stream", ["--channels", "3"]],
+  ["10.0", "mapped-ram", []],
+  ["11.1", "stream", []],
+  ["11.1", "mapped-ram", []],
+] as const)("no room for the file, QEMU %s, method %s %s", (version, method, channels) => {
   describeWithQemu(version, "running guest", () => {
     test.for(["live", "stopped"])("%s save onto a device that is too small", async (kind, { skip }) => {
       const out = mountSmall(workDir.file("small"));
@@ -133,7 +134,7 @@ describe.each([
       const { machine, ...folders } = await prepare(version);
       const settings = await migrationSettings(machine);
       const run = startSave(machine, { ...folders, out }, [
-        ...["--method", method],
+        ...["--method", method, ...channels],
         ...(kind === "live" ? ["--live", "--stop-after", "20"] : []),
       ]);
       const result = await run.ended;
@@ -169,9 +170,13 @@ describe.each(["10.0", "7.2"] as const)("the file becomes too large for the proc
 });
 
 describeWithQemu("10.0", "QEMU ends in the middle of a save, QEMU 10.0", () => {
-  test.each(["stream", "mapped-ram"])("method %s: one sentence, exit 3, no file", async (method) => {
+  test.each([
+    ["stream", []],
+    ["stream", ["--channels", "3"]],
+    ["mapped-ram", []],
+  ])("method %s %s: one sentence, exit 3, no file", async (method, channels) => {
     const { machine, ...folders } = await prepare("10.0");
-    const run = startSave(machine, folders, ["--method", method, "--live", ...SLOW]);
+    const run = startSave(machine, folders, ["--method", method, ...channels, "--live", ...SLOW]);
     await waitForTransfer(machine, 2 << 20, run);
     await machine.kill();
     const result = await run.ended;
@@ -181,11 +186,15 @@ describeWithQemu("10.0", "QEMU ends in the middle of a save, QEMU 10.0", () => {
     expect(readdirSync(folders.tmp)).toEqual([]);
   });
 
-  test.each(["stream", "mapped-ram"])(
-    "method %s: a migration that somebody else cancels fails the save, and the guest runs on",
-    async (method) => {
+  test.each([
+    ["stream", []],
+    ["stream", ["--channels", "3"]],
+    ["mapped-ram", []],
+  ])(
+    "method %s %s: a migration that somebody else cancels fails the save, and the guest runs on",
+    async (method, channels) => {
       const { machine, ...folders } = await prepare("10.0");
-      const run = startSave(machine, folders, ["--method", method, ...SLOW]);
+      const run = startSave(machine, folders, ["--method", method, ...channels, ...SLOW]);
       await waitForTransfer(machine, 2 << 20, run);
       await machine.qmp("migrate_cancel");
       const result = await run.ended;
