@@ -1,5 +1,4 @@
-import { createRequire } from "node:module";
-import process from "node:process";
+import { optionalSystemCalls } from "./system-calls.js";
 
 /** `statx(2)` as Linux declares it; the last argument is a `struct statx` of 256 bytes. */
 type Statx = (folder: number, path: string, flags: number, mask: number, result: Uint8Array) => number;
@@ -15,7 +14,12 @@ const OFFSET_ALIGN_OFFSET = 0x9c;
 const COMMON_ALIGN_BYTES = 4096;
 const LARGEST_ALIGN_BYTES = 1 << 20;
 
-let statx: Statx | null | undefined;
+const loadStatx = optionalSystemCalls(
+  (libc) =>
+    libc.func(
+      "int statx(int folder, const char *path, int flags, unsigned int mask, _Out_ uint8_t *result)",
+    ) as Statx,
+);
 
 /**
  * What places and lengths of direct transfers have to be multiples of, in bytes: a power of two, at least 4096.
@@ -23,8 +27,8 @@ let statx: Statx | null | undefined;
  * What the file system says counts where it can be asked: Linux 6.1 and newer, with the optional package `koffi`.
  */
 export function directAlignment(fd: number): number {
-  if (statx === undefined) statx = loadStatx();
-  if (statx === null) return COMMON_ALIGN_BYTES;
+  const statx = loadStatx();
+  if (statx === undefined) return COMMON_ALIGN_BYTES;
   const result = new Uint8Array(STATX_BYTES);
   if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, result) !== 0) return COMMON_ALIGN_BYTES;
   const view = new DataView(result.buffer);
@@ -33,19 +37,4 @@ export function directAlignment(fd: number): number {
   const told = view.getUint32(OFFSET_ALIGN_OFFSET, true);
   const isPowerOfTwo = (told & (told - 1)) === 0;
   return told > COMMON_ALIGN_BYTES && told <= LARGEST_ALIGN_BYTES && isPowerOfTwo ? told : COMMON_ALIGN_BYTES;
-}
-
-function loadStatx(): Statx | null {
-  if (process.platform !== "linux") return null;
-  try {
-    // Loaded on first use and without await: it is optional, takes 10 ms, and callers work synchronously.
-    const koffi = createRequire(import.meta.url)("koffi") as typeof import("koffi");
-    return koffi
-      .load(null)
-      .func(
-        "int statx(int folder, const char *path, int flags, unsigned int mask, _Out_ uint8_t *result)",
-      ) as Statx;
-  } catch {
-    return null;
-  }
 }

@@ -1,5 +1,4 @@
-import { createRequire } from "node:module";
-import process from "node:process";
+import { optionalSystemCalls } from "./system-calls.js";
 
 /** `fallocate(2)` and `lseek(2)` as Linux declares them; offsets are plain numbers below 2^53. */
 interface SparseCalls {
@@ -12,7 +11,12 @@ const FALLOC_FL_PUNCH_HOLE = 0x02;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 
-let calls: SparseCalls | null | undefined;
+const sparseCalls = optionalSystemCalls((libc): SparseCalls => ({
+  fallocate: libc.func(
+    "int fallocate(int fd, int mode, int64_t offset, int64_t length)",
+  ) as SparseCalls["fallocate"],
+  lseek: libc.func("int64_t lseek(int fd, int64_t offset, int whence)") as SparseCalls["lseek"],
+}));
 
 /**
  * Gives the space of a range back; it reads as zero afterwards.
@@ -46,26 +50,4 @@ export function nextDataRange(
   if (start >= end) return undefined;
   const hole = system.lseek(fd, start, SEEK_HOLE);
   return { start, end: hole < 0 ? end : Math.min(hole, end) };
-}
-
-function sparseCalls(): SparseCalls | undefined {
-  if (calls === undefined) calls = loadSparseCalls();
-  return calls ?? undefined;
-}
-
-function loadSparseCalls(): SparseCalls | null {
-  if (process.platform !== "linux") return null;
-  try {
-    // Loaded on first use and without await: it is optional, takes 10 ms, and callers work synchronously.
-    const koffi = createRequire(import.meta.url)("koffi") as typeof import("koffi");
-    const libc = koffi.load(null);
-    return {
-      fallocate: libc.func(
-        "int fallocate(int fd, int mode, int64_t offset, int64_t length)",
-      ) as SparseCalls["fallocate"],
-      lseek: libc.func("int64_t lseek(int fd, int64_t offset, int whence)") as SparseCalls["lseek"],
-    };
-  } catch {
-    return null;
-  }
 }

@@ -1,9 +1,9 @@
 import fs from "node:fs";
-import { createRequire } from "node:module";
 import process from "node:process";
 
 import { errnoCode, systemError } from "../../channels/index.js";
 import { writeAllAt } from "../../channels/positioned-io.js";
+import { loadKoffi } from "../../channels/system-calls.js";
 import { assert, MachineError, UsageError } from "../../errors/index.js";
 import type { V86Cpu } from "./internals.js";
 
@@ -129,8 +129,7 @@ function loadCalls(): MappingCalls {
     throw new MachineError("not-capable", "Guest memory can be shared on Linux only");
   }
   try {
-    const koffi = createRequire(import.meta.url)("koffi") as typeof import("koffi");
-    const libc = koffi.load(null);
+    const libc = loadKoffi().load(null);
     return {
       mmap: libc.func(
         "intptr_t mmap(uintptr_t at, size_t length, int protection, int flags, int fd, int64_t offset)",

@@ -1,6 +1,6 @@
-import { createRequire } from "node:module";
 import process from "node:process";
 
+import { loadKoffi } from "../../../channels/system-calls.js";
 import { MachineError } from "../../../errors/index.js";
 import { ZSTD, ZSTD_WINDOW_LOG_MAX } from "./zlib-engines.js";
 
@@ -173,8 +173,7 @@ function loadLibzstd(): Libzstd {
 function openLibzstd(): Libzstd {
   const message = "multifd with zstd compression is not possible with this Node";
   try {
-    // Loaded on first use and without await: see src/channels/sparse-file.ts.
-    const koffi = createRequire(import.meta.url)("koffi") as typeof import("koffi");
+    const koffi = loadKoffi();
     if (koffi.sizeof("size_t") !== 8) throw new Error("only 64-bit machines are provided for");
     // The library must find its own functions first: a Node with another zstd built in lends them to all that is loaded,
     // and the two do not mix.
