@@ -105,9 +105,8 @@ export class PlacedPages implements PagePacketSink {
   ): Promise<void> {
     const writes: (() => Promise<void>)[] = [];
     this.#eachRun(block, address, bytes, at, length, (file, position, run) => {
-      if (file.startWrite === undefined || run.length < LEAST_OVERLAPPED_BYTES)
-        file.writeAt(run, 0, run.length, position);
-      else writes.push(() => file.startWrite?.(run, position) ?? Promise.resolve());
+      const start = writeIfShort(file, position, run);
+      if (start !== undefined) writes.push(start);
     });
     this.#placing += 1;
     try {
@@ -176,9 +175,10 @@ export class PlacedPages implements PagePacketSink {
       }
       const length = (next - first) * pageSize;
       if (length >= LEAST_OVERLAPPED_BYTES) {
-        this.#eachRun(block, address, bytes, from * pageSize, length, (file, position, run) =>
-          startWriting(file, position, run, writes),
-        );
+        this.#eachRun(block, address, bytes, from * pageSize, length, (file, position, run) => {
+          const start = writeIfShort(file, position, run);
+          if (start !== undefined) writes.push(start());
+        });
       } else {
         // Neighbours in the file that are none in the packet: gathered.
         for (let at = 0; at < length; at += pageSize)
@@ -275,16 +275,16 @@ function ascending(places: Float64Array, count: number): Uint32Array {
   return order;
 }
 
-/** Writes pages that follow each other, beside this thread where they are many: `writes` takes what then runs. */
-function startWriting(
+/** Writes a short run at once, and of a long one returns what starts to write it beside this thread. */
+function writeIfShort(
   file: PositionedFile,
   position: number,
   run: Uint8Array,
-  writes: Promise<void>[],
-): void {
-  if (file.startWrite === undefined || run.length < LEAST_OVERLAPPED_BYTES) {
-    file.writeAt(run, 0, run.length, position);
-  } else writes.push(file.startWrite(run, position));
+): (() => Promise<void>) | undefined {
+  const start = run.length < LEAST_OVERLAPPED_BYTES ? undefined : file.startWrite?.bind(file);
+  if (start !== undefined) return () => start(run, position);
+  file.writeAt(run, 0, run.length, position);
+  return undefined;
 }
 
 function lateWrite(block: string, address: number): MachineError {
