@@ -76,6 +76,11 @@ export const ReturnPathMessage = {
   SWITCHOVER_ACK: 7,
 } as const;
 
+/** `RAMBLOCK_RECV_BITMAP_ENDING`: stands behind a received bitmap. */
+export const RECEIVED_BITMAP_END = 0x0123456789abcdefn;
+/** `MIGRATION_RESUME_ACK_VALUE`. */
+export const RESUME_ACK_VALUE = 1;
+
 /** `MAPPED_RAM_HDR_VERSION`. */
 export const MAPPED_RAM_HEADER_VERSION = 1;
 /** `MAPPED_RAM_FILE_OFFSET_ALIGNMENT`: QEMU starts each block's page area on such a boundary. */
@@ -136,6 +141,8 @@ export const Limits = {
    * of resources in its section.
    */
   tailBytes: 512 * 1024 * 1024,
+  /** Bytes of device state in one PACKAGED command: it is held in memory. QEMU has no bound of its own but 4 GiB. */
+  packagedBytes: 512 * 1024 * 1024,
   /** Smallest and largest target page: AVR has 256 bytes, no target more than 64 KiB. */
   minTargetPageSize: 256,
   maxTargetPageSize: 65_536,
