@@ -1,4 +1,5 @@
 import type { DirtyLog } from "./dirty-log/dirty-log.js";
+import type { PostcopyHost } from "./postcopy/postcopy-host.js";
 import type { HostRamBlock } from "./ram-block.js";
 
 export { type Breathe, eventLoopTurns } from "./breathe.js";
@@ -58,6 +59,8 @@ export interface MigrationHost {
   /** Stops the guest between two instructions; memory and device state then hold still. */
   stop(): Promise<void>;
   startDirtyLog(): DirtyLog;
+  /** How it runs while pages are missing; hosts without it cannot, and refuse a migration that goes over to postcopy. */
+  readonly postcopy?: PostcopyHost;
   /**
    * Slows the guest down for auto-converge; {@link running} does not change by it. Hosts without it cannot be slowed down.
    *

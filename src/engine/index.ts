@@ -50,6 +50,19 @@ export type { PacketCompression } from "./multifd/compression/packet-compression
 export { sendMultifdHello } from "./multifd/send-hello.js";
 export type { MultifdSendOptions } from "./multifd/send-pages.js";
 export { OutgoingMigration, type OutgoingOptions } from "./outgoing/outgoing-migration.js";
+export type {
+  OnMissingPage,
+  PostcopyBlock,
+  PostcopyBlocktime,
+  PostcopyConnection,
+  PostcopyEvents,
+  PostcopyHost,
+  PostcopyListening,
+  PostcopyMemory,
+  PostcopyStart,
+  PostcopyStatistics,
+  PostcopyStatus,
+} from "./postcopy/postcopy-host.js";
 export type { OutgoingTarget } from "./outgoing/outgoing-target.js";
 export { StreamTarget, type StreamTargetOptions } from "./outgoing/stream-target.js";
 export { saveHost, type SaveHostOptions, type SaveHostResult } from "./outgoing/save-host.js";
