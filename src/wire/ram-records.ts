@@ -46,19 +46,29 @@ export class RamRecordDecoder {
   readonly #indexByName: ReadonlyMap<string, number>;
   readonly #pageSize: number;
   readonly #sink: RamRecordSink;
-  #current = -1;
+  #current: number;
   #filled: Uint8Array | undefined;
 
-  /** @param pageSize Target page size in bytes; it also says where the flags end and the address begins. */
+  /**
+   * @param pageSize Target page size in bytes; it also says where the flags end and the address begins.
+   * @param currentBlock What the first record may continue: {@link currentBlock} of the decoder before it, or -1.
+   */
   constructor(
     blocks: readonly { readonly name: string; readonly usedLength: number }[],
     pageSize: number,
     sink: RamRecordSink,
+    currentBlock = -1,
   ) {
+    this.#current = currentBlock;
     this.#blocks = blocks;
     this.#indexByName = new Map(blocks.map((block, index) => [block.name, index]));
     this.#pageSize = pageSize;
     this.#sink = sink;
+  }
+
+  /** Place in the list of the block that was named last, which a record may continue; -1 before any. */
+  get currentBlock(): number {
+    return this.#current;
   }
 
   /**
