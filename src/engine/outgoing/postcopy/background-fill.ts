@@ -1,0 +1,76 @@
+import type { Clock } from "../../clock.js";
+import type { BlockRun, PagePlace, SentPages } from "./sent-pages.js";
+
+/** Chooses what goes out when nothing is asked for: first the runs that somebody knows to be wanted, then all the rest. */
+export class BackgroundFill {
+  readonly #sent: SentPages;
+  readonly #first: readonly BlockRun[];
+  readonly #hostPageSizes: readonly number[];
+  #nextFirst = 0;
+  #cursor: PagePlace = { block: 0, page: 0 };
+
+  /**
+   * @param first In the order in which they are to go out; what of them was sent is passed over.
+   * @param hostPageSizes Of each block, in bytes.
+   */
+  constructor(sent: SentPages, first: readonly BlockRun[], hostPageSizes: readonly number[]) {
+    this.#sent = sent;
+    this.#first = first;
+    this.#hostPageSizes = hostPageSizes;
+  }
+
+  /** Goes on behind a place: what lies there is likely to be asked for next. */
+  moveTo(place: PagePlace): void {
+    this.#cursor = place;
+  }
+
+  /** The next run of unsent pages with content among the preferred ones; undefined when they have all been sent. */
+  nextFirst(mostBytes: number): BlockRun | undefined {
+    for (; this.#nextFirst < this.#first.length; this.#nextFirst++) {
+      const run = this.#first[this.#nextFirst];
+      if (run === undefined) break;
+      for (const { block, start, end } of this.#sent.pendingIn(run)) {
+        return {
+          block,
+          start,
+          end: Math.min(end, start + pagesIn(mostBytes, this.#hostPageSizes[block] ?? 1)),
+        };
+      }
+    }
+    return undefined;
+  }
+
+  /** The next run of unsent pages with content; undefined when there is none left. */
+  next(mostBytes: number): BlockRun | undefined {
+    return this.#sent.nextPending(this.#cursor, (hostPageSize) => pagesIn(mostBytes, hostPageSize));
+  }
+}
+
+/** Whole pages, at least one. */
+export function pagesIn(bytes: number, pageSize: number): number {
+  return Math.max(1, Math.floor(bytes / pageSize));
+}
+
+/** Holds what nobody asked for to a number of bytes a second. */
+export class FillRate {
+  readonly #clock: Clock;
+  readonly #limit: () => number;
+  #freeAtMs = 0;
+
+  /** @param limit Bytes per second, asked anew each time; 0 for none. */
+  constructor(clock: Clock, limit: () => number) {
+    this.#clock = clock;
+    this.#limit = limit;
+  }
+
+  /** Milliseconds until more may be sent; 0 when it may be now. */
+  waitMs(): number {
+    return this.#limit() === 0 ? 0 : Math.max(0, this.#freeAtMs - this.#clock.now());
+  }
+
+  sent(bytes: number): void {
+    const limit = this.#limit();
+    if (limit === 0) return;
+    this.#freeAtMs = Math.max(this.#freeAtMs, this.#clock.now()) + (bytes / limit) * 1000;
+  }
+}

@@ -1,0 +1,241 @@
+import { setTimeout as sleep } from "node:timers/promises";
+
+import type { ByteSink, ByteSource } from "../../../channels/index.js";
+import { asError } from "../../../errors/as-error.js";
+import { MachineError } from "../../../errors/index.js";
+import { PageBitmap } from "../../../memory/index.js";
+import {
+  ByteReader,
+  decodePageRequest,
+  decodeReceivedBitmap,
+  decodeReceivedBitmapName,
+  decodeResumeAck,
+  decodeReturnPathRecord,
+  type PageRequest,
+  ReturnPathMessage,
+  type ReturnPathRecord,
+} from "../../../wire/index.js";
+import { StreamInput } from "../../stream-input.js";
+import { OWN_ERROR } from "../return-path.js";
+import type { PageSource } from "./page-source.js";
+
+/** The two directions of the main connection. */
+export interface PostcopyChannels {
+  readonly main: ByteSink;
+  /** What the destination says; usually the same socket. */
+  readonly returnPath: ByteSource;
+}
+
+/** Takes a page request; `offset` is where on the return path it stands. It may throw: that ends the connection. */
+export type PageRequestListener = (request: PageRequest, offset: number) => void;
+
+/** Values of PONG that are waited for; a destination that says others is not listened to for ever. */
+const MOST_PONGS = 64;
+
+/** A destination that closes says why at the same time, if it does. */
+const LAST_WORD_MS = 1000;
+
+interface Waiter {
+  readonly isMet: () => boolean;
+  readonly resolve: () => void;
+  readonly reject: (reason: Error) => void;
+}
+
+/**
+ * One connection of a postcopy migration, from the source's side: its channels, and what the destination says, which is
+ * read all the time, beside whatever is written. When one channel fails, all of them are closed and everything that waits
+ * for a word of the destination fails with the first reason.
+ */
+export class PostcopyConnection {
+  readonly main: ByteSink;
+  /** Called when the connection has failed or the destination has said that it is done. */
+  onEnd: (() => void) | undefined;
+  readonly #returnPath: ByteSource;
+  #preempt: ByteSink | undefined;
+  readonly #pages: Pick<PageSource, "blocks" | "targetPageSize">;
+  readonly #onRequest: PageRequestListener;
+  readonly #pongs = new Set<number>();
+  readonly #bitmaps = new Map<string, PageBitmap>();
+  readonly #waiters = new Set<Waiter>();
+  /** Ends with the destination's last word; never fails. */
+  readonly #listening: Promise<void>;
+  #resumeAgreed = false;
+  #shut = false;
+  #failure: Error | undefined;
+
+  /** Begins to read the return path. */
+  constructor(
+    { main, returnPath }: PostcopyChannels,
+    pages: Pick<PageSource, "blocks" | "targetPageSize">,
+    onRequest: PageRequestListener,
+  ) {
+    this.main = main;
+    this.#returnPath = returnPath;
+    this.#pages = pages;
+    this.#onRequest = onRequest;
+    this.#listening = this.#listen().catch((error: unknown) => this.fail(asError(error)));
+  }
+
+  /** Carries pages that were asked for, and only those; undefined without postcopy-preempt, or before it was opened. */
+  get preempt(): ByteSink | undefined {
+    return this.#preempt;
+  }
+
+  /** Opens the preempt channel: the destination must have taken the main one for what it is by then (PONG). */
+  async openPreempt(connect: () => Promise<ByteSink>): Promise<void> {
+    this.#preempt = await connect();
+    // It may have failed meanwhile, and its channels been closed.
+    if (this.#failure !== undefined) this.close();
+    this.throwFailure();
+  }
+
+  /** Why the connection failed; undefined while it has not. */
+  get failure(): Error | undefined {
+    return this.#failure;
+  }
+
+  /** Whether the destination said that it has everything (SHUT). */
+  get isShut(): boolean {
+    return this.#shut;
+  }
+
+  /** Throws what the connection failed with. */
+  throwFailure(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  /** Writes to the main channel; `bytes` may be reused afterwards. */
+  async write(bytes: Uint8Array): Promise<void> {
+    await this.writeTo(this.main, bytes);
+  }
+
+  /** Writes to one of the connection's channels. A failure is the connection's, and its reason is thrown. */
+  async writeTo(channel: ByteSink, bytes: Uint8Array): Promise<void> {
+    this.throwFailure();
+    try {
+      await channel.write(bytes);
+    } catch (error) {
+      await this.#lastWord();
+      this.fail(asError(error));
+    }
+    this.throwFailure();
+  }
+
+  /** Waits for the PONG of this value, which may have come already. */
+  async pong(value: number): Promise<void> {
+    await this.#until(() => this.#pongs.has(value));
+  }
+
+  hasPong(value: number): boolean {
+    return this.#pongs.has(value);
+  }
+
+  /** Waits for the received bitmap of a block, which was asked for: a bit for each target page. */
+  async receivedBitmap(block: string): Promise<PageBitmap> {
+    await this.#until(() => this.#bitmaps.has(block));
+    const bitmap = this.#bitmaps.get(block) ?? new PageBitmap(0);
+    this.#bitmaps.delete(block);
+    return bitmap;
+  }
+
+  /** Waits until the destination agrees to go on (RESUME_ACK). */
+  async resumeAck(): Promise<void> {
+    await this.#until(() => this.#resumeAgreed);
+  }
+
+  /** Waits until the destination says that all is well there. */
+  async shut(): Promise<void> {
+    await this.#until(() => this.#shut);
+  }
+
+  /** Closes all channels, for a reason: the first one stays. */
+  fail(reason: Error): void {
+    if (this.#failure === undefined && !this.#shut) {
+      this.#failure = reason;
+      for (const waiter of this.#waiters) waiter.reject(reason);
+      this.#waiters.clear();
+    }
+    this.close();
+    this.onEnd?.();
+  }
+
+  close(): void {
+    for (const channel of [this.main, this.#returnPath, this.#preempt]) {
+      void channel?.close().catch(() => undefined);
+    }
+  }
+
+  /** What the destination said before it closed tells more than that it did. */
+  async #lastWord(): Promise<void> {
+    const silence = new AbortController();
+    const nothing = sleep(LAST_WORD_MS, undefined, { signal: silence.signal }).catch(() => undefined);
+    await Promise.race([this.#listening, nothing]);
+    silence.abort();
+  }
+
+  #until(isMet: () => boolean): Promise<void> {
+    if (isMet()) return Promise.resolve();
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    return new Promise((resolve, reject) => {
+      this.#waiters.add({ isMet, resolve, reject });
+    });
+  }
+
+  async #listen(): Promise<void> {
+    const input = new StreamInput(this.#returnPath);
+    while (!this.#shut) {
+      if ((await input.peek()) === undefined) throw closedByDestination();
+      const offset = input.offset;
+      const record = await input.parse(decodeReturnPathRecord);
+      if (record.type === ReturnPathMessage.RECV_BITMAP) await this.#takeBitmap(record, input, offset);
+      else this.#take(record, offset);
+      for (const waiter of this.#waiters) {
+        if (!waiter.isMet()) continue;
+        this.#waiters.delete(waiter);
+        waiter.resolve();
+      }
+    }
+    this.onEnd?.();
+  }
+
+  #take({ type, data }: ReturnPathRecord, offset: number): void {
+    const reader = new ByteReader(data, offset);
+    if (type === ReturnPathMessage.REQ_PAGES || type === ReturnPathMessage.REQ_PAGES_ID) {
+      this.#onRequest(decodePageRequest(type, reader), offset);
+    } else if (type === ReturnPathMessage.PONG) {
+      if (this.#pongs.size < MOST_PONGS) this.#pongs.add(reader.u32());
+    } else if (type === ReturnPathMessage.RESUME_ACK) {
+      decodeResumeAck(reader);
+      this.#resumeAgreed = true;
+    } else if (type === ReturnPathMessage.SHUT) this.#takeShut(reader.u32());
+  }
+
+  #takeShut(result: number): void {
+    if (result !== 0) {
+      const data = { actual: result, hint: OWN_ERROR };
+      throw new MachineError("migration-failed", "The destination says that loading failed", data);
+    }
+    this.#shut = true;
+  }
+
+  async #takeBitmap({ data }: ReturnPathRecord, input: StreamInput, offset: number): Promise<void> {
+    const name = decodeReceivedBitmapName(new ByteReader(data, offset));
+    const block = this.#pages.blocks.find((candidate) => candidate.name === name);
+    if (block === undefined) {
+      throw new MachineError("migration-failed", "The destination reports an unknown RAM block", {
+        offset,
+        block: name,
+      });
+    }
+    const pageCount = block.usedLength / this.#pages.targetPageSize;
+    const bytes = await input.parse((reader) => decodeReceivedBitmap(reader, name, pageCount));
+    this.#bitmaps.set(name, PageBitmap.fromBytes(pageCount, bytes));
+  }
+}
+
+function closedByDestination(): MachineError {
+  return new MachineError(
+    "connection-closed",
+    "The destination closed the connection before it had all pages",
+  );
+}

@@ -1,0 +1,336 @@
+import type { ByteSink } from "../../../channels/index.js";
+import { asError } from "../../../errors/as-error.js";
+import { assert, MachineError } from "../../../errors/index.js";
+import {
+  ByteWriter,
+  encodeCommand,
+  type PageRequest,
+  pingCommand,
+  SectionType,
+} from "../../../wire/index.js";
+import { type Clock, systemClock } from "../../clock.js";
+import { PostcopyPing } from "../../postcopy/pings.js";
+import { encodeRamPartEnd } from "../../stream-frames.js";
+import { Alarm } from "./alarm.js";
+import { BackgroundFill, FillRate, pagesIn } from "./background-fill.js";
+import type { PostcopyConnection } from "./connection.js";
+import { PageRecords } from "./page-records.js";
+import { checkHostPages, type PageSource } from "./page-source.js";
+import { PostcopyCounters, type PostcopyStatistics } from "./postcopy-statistics.js";
+import { PageRequestQueue, type WantedPage } from "./request-queue.js";
+import { type BlockRun, type PagePlace, SentPages } from "./sent-pages.js";
+
+/** How pages are served. */
+export interface PageServerOptions {
+  /** Id of the RAM section. */
+  readonly ramId: number;
+  /** Whether sections are closed by footers. */
+  readonly footers: boolean;
+  /** Guest memory around a page that is sent with it when it is asked for, in bytes; default 64 KiB, 0 for none. */
+  readonly clusterBytes?: number;
+  /**
+   * What goes out at once when nothing is asked for, in bytes; default 128 KiB. A page that is asked for waits behind it,
+   * and the destination keeps a lock for as long.
+   */
+  readonly sliceBytes?: number;
+  /** Bytes a second of pages that nobody asked for; asked anew all the time. Default 0: as fast as they go. */
+  readonly fillBytesPerSecond?: () => number;
+  /** What to send before all else that nobody asked for, in that order. */
+  readonly first?: readonly BlockRun[];
+  /** How many requests are kept in order; default 131072. */
+  readonly mostRecorded?: number;
+  readonly clock?: Clock;
+  /** Called after each write. */
+  readonly onSent?: () => void;
+}
+
+const CLUSTER_BYTES = 64 << 10;
+const SLICE_BYTES = 128 << 10;
+/** Runs in one slice: each names its block and costs a call that reads. */
+const MOST_RUNS = 32;
+/**
+ * How long nothing but zero pages must have gone over the preempt channel before the stream is ended. QEMU before 8.0
+ * closes that channel when it reads the end on the other one, and would lose what it has not read yet.
+ */
+const QUIET_MS = 100;
+
+/**
+ * Serves the pages of a stopped guest to a destination that runs it already: those that are asked for at once, with their
+ * neighbours, all others in between. It outlives connections: see `recover`.
+ *
+ * Without a preempt channel one loop writes all of it to the main channel, between two slices of at most `sliceBytes`
+ * looking for requests; with one, what is asked for goes there, from a loop of its own. Taking pages for sending is
+ * synchronous, and so both can share the same {@link SentPages}.
+ */
+export class PageServer {
+  readonly sent: SentPages;
+  readonly #source: PageSource;
+  readonly #options: PageServerOptions;
+  readonly #clock: Clock;
+  readonly #queue: PageRequestQueue;
+  readonly #fill: BackgroundFill;
+  readonly #rate: FillRate;
+  readonly #counters: PostcopyCounters;
+  readonly #sliceBytes: number;
+  readonly #mainRecords: PageRecords;
+  readonly #mainAlarm = new Alarm();
+  readonly #preemptAlarm = new Alarm();
+  /** Pages with content that were asked for went over the preempt channel until then. */
+  #preemptBusyAtMs = -Infinity;
+
+  /** @throws FormatError `unsupported` for blocks that do not consist of whole host pages. */
+  constructor(source: PageSource, options: PageServerOptions) {
+    checkHostPages(source);
+    this.#source = source;
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.sent = new SentPages(source);
+    this.#queue = new PageRequestQueue(source, this.sent);
+    const pageSizes = source.blocks.map(({ hostPageSize }) => hostPageSize);
+    this.#fill = new BackgroundFill(this.sent, options.first ?? [], pageSizes);
+    this.#rate = new FillRate(this.#clock, options.fillBytesPerSecond ?? (() => 0));
+    this.#counters = new PostcopyCounters(options.mostRecorded);
+    this.#sliceBytes = options.sliceBytes ?? SLICE_BYTES;
+    this.#mainRecords = new PageRecords(source, Math.max(this.#sliceBytes, this.#clusterBytes));
+  }
+
+  get statistics(): PostcopyStatistics {
+    return this.#counters.statistics();
+  }
+
+  /** The first requests, in order, by numbers of block and host page: what a working set is made of. */
+  get recordedRequests(): readonly PagePlace[] {
+    return this.#counters.recorded;
+  }
+
+  /** Takes a request of the destination in; for {@link PostcopyConnection}, bound to this server. */
+  readonly request = (request: PageRequest, offset: number): void => {
+    this.#counters.recordRequest(this.#queue.add(request, offset, this.#clock.now()));
+    this.#preemptAlarm.ring();
+    this.#mainAlarm.ring();
+  };
+
+  /** What of a connection that broke does not hold for the next one; to be called before that one is made. */
+  beginRecovery(): void {
+    this.#queue.clear();
+    this.#counters.recoveries += 1;
+  }
+
+  /**
+   * Sends runs of pages as part of the RAM section, before the destination runs the guest: ordinary precopy. Pages without
+   * content, and those that were sent, are passed over.
+   *
+   * @param mostBytes How many bytes of guest memory to send at most.
+   */
+  async sendBeforeRun(
+    connection: PostcopyConnection,
+    runs: Iterable<BlockRun>,
+    mostBytes: number,
+  ): Promise<void> {
+    let leftBytes = mostBytes;
+    for (const run of runs) {
+      const hostPageSize = this.#hostPageSize(run.block);
+      for (const pending of [...this.sent.pendingIn(run)]) {
+        for (let { start } = pending; start < pending.end && leftBytes >= hostPageSize;) {
+          const most = pagesIn(Math.min(leftBytes, this.#sliceBytes), hostPageSize);
+          const piece = { block: run.block, start, end: Math.min(pending.end, start + most) };
+          const bytes = this.#take(piece);
+          this.#counters.backgroundBytes += bytes;
+          await this.#write(connection, this.#mainRecords, connection.main, [piece]);
+          leftBytes -= bytes;
+          start = piece.end;
+        }
+      }
+    }
+  }
+
+  /**
+   * Serves pages until the destination has all of them and says so. Nobody else writes to the connection meanwhile.
+   *
+   * @param devicesLoaded Whether the destination has loaded the devices, as after a recovery; otherwise its PONG 3 says it.
+   *   Until then only what is asked for, or preferred, is sent: nothing else makes the guest run sooner.
+   * @throws The connection's failure: MachineError `connection-closed` for one that broke.
+   */
+  async serve(connection: PostcopyConnection, devicesLoaded: boolean): Promise<void> {
+    connection.onEnd = () => {
+      this.#mainAlarm.ring();
+      this.#preemptAlarm.ring();
+    };
+    const { preempt } = connection;
+    const pumps = [this.#pumpMain(connection, devicesLoaded)];
+    if (preempt !== undefined) pumps.push(this.#pumpPreempt(connection, preempt));
+    // What ends one ends the other: nothing of this connection is left when the next one begins.
+    for (const pump of pumps) pump.catch((error: unknown) => connection.fail(asError(error)));
+    await Promise.allSettled(pumps);
+    connection.throwFailure();
+    await Promise.all(pumps);
+  }
+
+  async #pumpMain(connection: PostcopyConnection, devicesLoaded: boolean): Promise<void> {
+    const loaded = (): boolean => devicesLoaded || connection.hasPong(PostcopyPing.DEVICES_LOADED);
+    const ring = (): void => this.#mainAlarm.ring();
+    if (!loaded()) connection.pong(PostcopyPing.DEVICES_LOADED).then(ring, ring);
+    while (true) {
+      connection.throwFailure();
+      if (connection.isShut) throw tooEarly();
+      const waitMs = await this.#sendOneThing(connection, loaded());
+      if (waitMs === 0) await this.#clock.turn();
+      else if (waitMs === undefined && loaded() && this.sent.pendingBytes === 0) break;
+      else await this.#mainAlarm.wait(waitMs);
+    }
+    await this.#end(connection);
+    await connection.shut();
+  }
+
+  async #pumpPreempt(connection: PostcopyConnection, preempt: ByteSink): Promise<void> {
+    const records = new PageRecords(this.#source, this.#clusterBytes);
+    while (!connection.isShut) {
+      connection.throwFailure();
+      const wanted = this.#queue.take();
+      if (wanted === undefined) {
+        await this.#preemptAlarm.wait();
+        continue;
+      }
+      const pendingBytes = this.sent.pendingBytes;
+      await this.#answer(connection, records, preempt, wanted);
+      if (this.sent.pendingBytes < pendingBytes) this.#preemptBusyAtMs = this.#clock.now();
+      // Requests are read from the event loop, which a socket that takes everything would never give a turn.
+      await this.#clock.turn();
+    }
+  }
+
+  /** @returns How long to wait for something else to do: 0 for not at all, undefined for as long as nothing happens. */
+  async #sendOneThing(connection: PostcopyConnection, devicesLoaded: boolean): Promise<number | undefined> {
+    const { main, preempt } = connection;
+    const wanted = preempt === undefined ? this.#queue.take() : undefined;
+    if (wanted !== undefined) {
+      await this.#answer(connection, this.#mainRecords, main, wanted);
+      return 0;
+    }
+    const waitMs = this.#rate.waitMs();
+    if (waitMs > 0) return waitMs;
+    const runs = this.#takeSlice(devicesLoaded);
+    if (runs.length === 0) return undefined;
+    await this.#write(connection, this.#mainRecords, main, runs);
+    return 0;
+  }
+
+  /** Runs to send together: one alone would make crumbs of memory with holes. */
+  #takeSlice(devicesLoaded: boolean): BlockRun[] {
+    const runs: BlockRun[] = [];
+    let bytes = 0;
+    while (bytes < this.#sliceBytes && runs.length < MOST_RUNS) {
+      const leftBytes = this.#sliceBytes - bytes;
+      const run = this.#fill.nextFirst(leftBytes) ?? (devicesLoaded ? this.#fill.next(leftBytes) : undefined);
+      if (run === undefined) break;
+      // A huge page is a slice of its own.
+      if (bytes > 0 && this.#hostPageSize(run.block) > leftBytes) break;
+      bytes += this.#take(run);
+      runs.push(run);
+    }
+    this.#rate.sent(bytes);
+    this.#counters.backgroundBytes += bytes;
+    return runs;
+  }
+
+  async #answer(
+    connection: PostcopyConnection,
+    records: PageRecords,
+    channel: ByteSink,
+    wanted: WantedPage,
+  ): Promise<void> {
+    const runs = this.#clusterAround(wanted);
+    for (const run of runs) {
+      this.#counters.askedForBytes += this.#take(run);
+      this.#counters.clusterPages += run.end - run.start;
+    }
+    this.#counters.clusterPages -= 1;
+    this.#counters.askedForPages += 1;
+    await this.#write(connection, records, channel, runs);
+    this.#counters.serviceTimes.add(this.#clock.now() - wanted.askedAtMs);
+  }
+
+  /** A page that is asked for, and the unsent ones around it: first those behind it, then those in front. */
+  #clusterAround({ block, page }: WantedPage): BlockRun[] {
+    const most = pagesIn(this.#clusterBytes, this.#hostPageSize(block));
+    const first = page - (page % most);
+    const end = Math.min(first + most, this.sent.hostPages(block));
+    this.#fill.moveTo({ block, page: end === this.sent.hostPages(block) ? page : end });
+    return [
+      ...this.sent.unsentIn({ block, start: page, end }),
+      ...this.sent.unsentIn({ block, start: first, end: page }),
+    ];
+  }
+
+  /** Takes pages for sending. Returns their bytes. */
+  #take(run: BlockRun): number {
+    this.sent.markSent(run);
+    return (run.end - run.start) * this.#hostPageSize(run.block);
+  }
+
+  /** Writes runs that were taken: on the main channel as a part of the RAM section, on the other as they are. */
+  async #write(
+    connection: PostcopyConnection,
+    records: PageRecords,
+    channel: ByteSink,
+    runs: readonly BlockRun[],
+  ): Promise<void> {
+    const { ramId, footers } = this.#options;
+    const isMain = channel === connection.main;
+    records.put(isMain ? new ByteWriter(8).u8(SectionType.PART).u32(ramId).finish() : NOTHING);
+    for (const { block, start, end } of runs) {
+      const targetPages = this.#hostPageSize(block) / this.#source.targetPageSize;
+      for (let page = start * targetPages; page < end * targetPages;) {
+        page = records.append(block, page, end * targetPages);
+        if (page < end * targetPages) await this.#send(connection, channel, records.take());
+      }
+    }
+    if (isMain) {
+      const writer = new ByteWriter(16);
+      encodeRamPartEnd(writer, ramId, footers);
+      records.put(writer.finish());
+    }
+    await this.#send(connection, channel, records.take());
+  }
+
+  /** Ends the stream, once everything that has content is there. Zero pages that nobody asked for appear by themselves. */
+  async #end(connection: PostcopyConnection): Promise<void> {
+    const { ramId, footers } = this.#options;
+    const writer = new ByteWriter();
+    if (connection.preempt !== undefined) {
+      await this.#clock.sleep(Math.max(0, this.#preemptBusyAtMs + QUIET_MS - this.#clock.now()));
+      encodeCommand(writer, pingCommand(PostcopyPing.BEFORE_END));
+      await this.#send(connection, connection.main, writer.finish());
+      await connection.pong(PostcopyPing.BEFORE_END);
+    }
+    writer.clear().u8(SectionType.END).u32(ramId);
+    encodeRamPartEnd(writer, ramId, footers);
+    writer.u8(SectionType.EOF);
+    await this.#send(connection, connection.main, writer.finish());
+  }
+
+  async #send(connection: PostcopyConnection, channel: ByteSink, bytes: Uint8Array): Promise<void> {
+    await connection.writeTo(channel, bytes);
+    this.#counters.sentBytes += bytes.length;
+    this.#options.onSent?.();
+  }
+
+  get #clusterBytes(): number {
+    return this.#options.clusterBytes ?? CLUSTER_BYTES;
+  }
+
+  #hostPageSize(block: number): number {
+    const described = this.#source.blocks[block];
+    assert(described !== undefined, `no block ${block}`);
+    return described.hostPageSize;
+  }
+}
+
+const NOTHING = new Uint8Array();
+
+function tooEarly(): MachineError {
+  return new MachineError(
+    "migration-failed",
+    "The destination says that it has loaded what was not sent yet",
+  );
+}

@@ -1,0 +1,168 @@
+import { assert } from "../../../errors/index.js";
+import { PageBitmap, type PageRun } from "../../../memory/index.js";
+import type { PageSource, PostcopyBlock } from "./page-source.js";
+
+/** A host page by the numbers of block and page. */
+export interface PagePlace {
+  readonly block: number;
+  readonly page: number;
+}
+
+/** Host pages of one block, `start` up to, not including, `end`. */
+export interface BlockRun extends PageRun {
+  readonly block: number;
+}
+
+interface BlockState {
+  readonly hostPageSize: number;
+  /** Host pages that went out, over whichever channel, or that the destination has. */
+  sent: PageBitmap;
+  /** Those with content that did not. */
+  pending: PageBitmap;
+}
+
+/**
+ * Which host pages the destination has or will have, for all channels together: a page that comes twice is an error there,
+ * and the end of the guest.
+ */
+export class SentPages {
+  readonly #source: PageSource;
+  readonly #blocks: readonly BlockState[];
+  #pendingBytes = 0;
+
+  /** All unsent. */
+  constructor(source: PageSource) {
+    this.#source = source;
+    this.#blocks = source.blocks.map((block) => {
+      const sent = new PageBitmap(block.usedLength / block.hostPageSize);
+      return { hostPageSize: block.hostPageSize, sent, pending: this.#pendingOf(block, sent) };
+    });
+    this.#count();
+  }
+
+  /** Bytes of host pages with content that are still to be sent. */
+  get pendingBytes(): number {
+    return this.#pendingBytes;
+  }
+
+  hostPages(block: number): number {
+    return this.#state(block).sent.pageCount;
+  }
+
+  isSent(block: number, page: number): boolean {
+    return this.#state(block).sent.has(page);
+  }
+
+  /** Takes pages for sending: from now on they count as sent. */
+  markSent({ block, start, end }: BlockRun): void {
+    const { sent, pending, hostPageSize } = this.#state(block);
+    assert(sent.nextSet(start) >= end, "no page is sent twice");
+    sent.setRange(start, end);
+    for (let page = pending.nextSet(start); page < end; page = pending.nextSet(page + 1)) {
+      this.#pendingBytes -= hostPageSize;
+    }
+    pending.clearRange(start, end);
+  }
+
+  /**
+   * The next run of pages with content that were not sent, from a place on and around to it again.
+   *
+   * @param mostPages The longest run wanted.
+   */
+  nextPending(from: PagePlace, mostPages: (hostPageSize: number) => number): BlockRun | undefined {
+    const count = this.#blocks.length;
+    for (let step = 0; step <= count; step++) {
+      const block = (from.block + step) % count;
+      const { pending, hostPageSize } = this.#state(block);
+      const start = pending.nextSet(step === 0 ? from.page : 0);
+      if (start === pending.pageCount) continue;
+      return { block, start, end: Math.min(pending.nextClear(start), start + mostPages(hostPageSize)) };
+    }
+    return undefined;
+  }
+
+  /** Runs of pages with content that were not sent, among those of a run. */
+  *pendingIn({ block, start, end }: BlockRun): Generator<BlockRun, void, undefined> {
+    const { pending } = this.#state(block);
+    for (let first = pending.nextSet(start); first < end;) {
+      const last = Math.min(end, pending.nextClear(first));
+      yield { block, start: first, end: last };
+      first = pending.nextSet(last);
+    }
+  }
+
+  /** Runs of pages that were not sent, zero pages too, among those of a run. */
+  unsentIn({ block, start, end }: BlockRun): BlockRun[] {
+    const { sent } = this.#state(block);
+    const runs: BlockRun[] = [];
+    for (let first = sent.nextClear(start); first < end;) {
+      const last = Math.min(end, sent.nextSet(first));
+      runs.push({ block, start: first, end: last });
+      first = sent.nextClear(last);
+    }
+    return runs;
+  }
+
+  /** Any page that was not sent, preferably one without content. */
+  findUnsent(): PagePlace | undefined {
+    const unsent = this.#blocks.map(({ sent }, block) => ({ block, page: sent.nextClear(0) }));
+    const found = unsent.filter(({ block, page }) => page < this.hostPages(block));
+    return found.find(({ block, page }) => !this.#state(block).pending.has(page)) ?? found[0];
+  }
+
+  /** Makes a page unsent again, which the destination was told to discard. */
+  takeBack({ block, page }: PagePlace): void {
+    this.#state(block).sent.clear(page);
+    this.#recount(block);
+  }
+
+  /**
+   * Takes over what the destination has of a block, and only that: what was under way to it is lost.
+   *
+   * @param received A bit for each target page. A host page counts as there when all of its target pages are.
+   */
+  adoptReceived(block: number, received: PageBitmap): void {
+    const state = this.#state(block);
+    const pagesPerHostPage = state.hostPageSize / this.#source.targetPageSize;
+    const sent = new PageBitmap(state.sent.pageCount);
+    assert(received.pageCount === sent.pageCount * pagesPerHostPage, "a bitmap for all of the block");
+    for (const { start, end } of received.runs()) {
+      const first = Math.ceil(start / pagesPerHostPage);
+      const last = Math.floor(end / pagesPerHostPage);
+      if (first < last) sent.setRange(first, last);
+    }
+    state.sent = sent;
+    this.#recount(block);
+  }
+
+  #recount(block: number): void {
+    const state = this.#state(block);
+    const described = this.#source.blocks[block];
+    assert(described !== undefined, `no block ${block}`);
+    state.pending = this.#pendingOf(described, state.sent);
+    this.#count();
+  }
+
+  #pendingOf(block: PostcopyBlock, sent: PageBitmap): PageBitmap {
+    const pagesPerHostPage = block.hostPageSize / this.#source.targetPageSize;
+    if (pagesPerHostPage === 1) return block.content.without(sent);
+    const content = new PageBitmap(sent.pageCount);
+    for (const { start, end } of block.content.runs()) {
+      content.setRange(Math.floor(start / pagesPerHostPage), Math.ceil(end / pagesPerHostPage));
+    }
+    return content.without(sent);
+  }
+
+  #count(): void {
+    this.#pendingBytes = this.#blocks.reduce(
+      (sum, { pending, hostPageSize }) => sum + pending.count() * hostPageSize,
+      0,
+    );
+  }
+
+  #state(block: number): BlockState {
+    const state = this.#blocks[block];
+    assert(state !== undefined, `no block ${block}`);
+    return state;
+  }
+}
