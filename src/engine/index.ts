@@ -23,7 +23,6 @@ export { loadHost, type LoadHostOptions, type LoadHostResult } from "./incoming/
 export type { IncomingRules } from "./incoming/host-checks.js";
 export { loadHostFromStream, type LoadStreamOptions, type LoadStreamResult } from "./incoming/load-stream.js";
 export { PageIndex, PagePlaces, type RecordCounts, UnindexableError } from "./incoming/page-index.js";
-export { PostcopyListener, type PostcopyListenerOptions } from "./incoming/postcopy/postcopy-listener.js";
 export { readMigrationHead, receiveMigration } from "./incoming/receive.js";
 export type { ReceiveOptions, ReceiveResult } from "./incoming/receive-options.js";
 export { type PassedSection, StreamFacts, type StreamHead } from "./incoming/stream-facts.js";
@@ -50,7 +49,8 @@ export { MappedRamTarget, type MappedRamTargetOptions } from "./outgoing/mapped-
 export type { PacketCompression } from "./multifd/compression/packet-compression.js";
 export { sendMultifdHello } from "./multifd/send-hello.js";
 export type { MultifdSendOptions } from "./multifd/send-pages.js";
-export { OutgoingMigration, type OutgoingOptions } from "./outgoing/outgoing-migration.js";
+export { OutgoingMigration } from "./outgoing/outgoing-migration.js";
+export type { OutgoingOptions } from "./outgoing/outgoing-options.js";
 export type {
   OnMissingPage,
   PostcopyBlock,

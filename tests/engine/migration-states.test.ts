@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 
-import { MigrationState } from "../../src/engine/migration-states.js";
-import type { KnownMigrationStatus } from "../../src/qapi/index.js";
+import { isInPostcopy, MigrationState } from "../../src/engine/migration-states.js";
+import { type KnownMigrationStatus, MIGRATION_STATUSES } from "../../src/qapi/index.js";
 
 function after(...statuses: KnownMigrationStatus[]): MigrationState {
   const state = new MigrationState();
@@ -16,6 +16,16 @@ describe("MigrationState", () => {
     ["setup", "cancelling", "cancelled", "setup"],
     ["setup", "active", "device", "cancelling", "completed"],
     ["setup", "active", "failing", "failed", "setup", "active"],
+    // As seen of QEMU 11.1: a source, and a destination.
+    [
+      ...["setup", "active", "device", "postcopy-device", "postcopy-active"],
+      ...["postcopy-paused", "postcopy-recover-setup", "postcopy-paused"],
+      ...["postcopy-recover-setup", "postcopy-recover", "postcopy-active", "completed"],
+    ] as KnownMigrationStatus[],
+    [
+      ...["setup", "active", "postcopy-device", "postcopy-active"],
+      ...["postcopy-paused", "postcopy-recover", "postcopy-active", "completed"],
+    ] as KnownMigrationStatus[],
   ])("%s, %s, %s, %s ... is a way that it goes", (...statuses) => {
     const seen: KnownMigrationStatus[] = [];
     const state = new MigrationState((status) => seen.push(status));
@@ -31,6 +41,10 @@ describe("MigrationState", () => {
     [["setup", "cancelling"], "failed"],
     [["setup", "active", "failing"], "cancelled"],
     [["setup", "active", "device", "completed"], "failed"],
+    // The guest is the destination's: nothing may lead to where a source lets its own go on.
+    [["setup", "active", "device", "postcopy-device"], "failing"],
+    [["setup", "active", "device", "postcopy-device", "postcopy-active"], "cancelling"],
+    [["setup", "active", "device", "postcopy-device", "postcopy-active", "postcopy-paused"], "failing"],
     [["setup", "active", "device", "completed"], "cancelling"],
   ])("%j is not followed by %s", (statuses, next) => {
     const state = after(...statuses);
@@ -46,5 +60,18 @@ describe("MigrationState", () => {
     expect(after("setup", "active", "device", "completed").underWay).toBe(false);
     expect(after("setup", "cancelling", "cancelled").underWay).toBe(false);
     expect(after("setup", "failing", "failed").underWay).toBe(false);
+  });
+
+  test("is in postcopy from the package to the end", () => {
+    expect(MIGRATION_STATUSES.filter((status) => isInPostcopy(status))).toEqual([
+      "postcopy-device",
+      "postcopy-active",
+      "postcopy-paused",
+      "postcopy-recover-setup",
+      "postcopy-recover",
+    ]);
+    expect(after("setup", "active", "postcopy-device", "postcopy-active", "postcopy-paused").underWay).toBe(
+      true,
+    );
   });
 });
