@@ -49,6 +49,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<(program: Command) => void>> =
   ["verify", async () => (await import("./definitions/verify.js")).addVerify],
   ["diff", async () => (await import("./definitions/diff.js")).addDiff],
   ["map", async () => (await import("./definitions/map.js")).addMap],
+  ["working-set", async () => (await import("./definitions/working-set.js")).addWorkingSet],
   ["convert", async () => (await import("./definitions/convert.js")).addConvert],
   ["copy", async () => (await import("./definitions/copy.js")).addCopy],
   ["extract", async () => (await import("./definitions/extract.js")).addExtract],

@@ -27,13 +27,13 @@ export function captionsOf(map: MemoryMap, numbers: MapNumbers, labels: readonly
   const machine = printable(first?.machine ?? "") || "unknown machine";
   const { cellPages, targetPageSize } = map;
   const cell = cellPages === 1 ? "1 page" : `${count(cellPages)} pages`;
-  const isMemory = map.subject === "memory";
+  const isOne = map.subject !== "difference";
   return {
     title: first?.domain === undefined ? machine : `${printable(first.domain, 60)} (${machine})`,
-    subject: isMemory ? "Guest memory" : "Guest memory, compared",
+    subject: SUBJECTS[map.subject],
     facts: [
       ...map.snapshots.map((snapshot, index): readonly [string, string] => [
-        isMemory ? "File" : `File ${index === 0 ? "A" : "B"}`,
+        isOne ? "File" : `File ${index === 0 ? "A" : "B"}`,
         fileFact(snapshot, labels[index] ?? ""),
       ]),
       ["Memory", `${size(first?.totalBytes ?? 0)} in ${count(map.blocks.length)} blocks`],
@@ -44,6 +44,12 @@ export function captionsOf(map: MemoryMap, numbers: MapNumbers, labels: readonly
     notes: notes(map, numbers),
   };
 }
+
+const SUBJECTS: Readonly<Record<MemoryMap["subject"], string>> = {
+  memory: "Guest memory",
+  difference: "Guest memory, compared",
+  "working-set": "Guest memory, and its working set",
+};
 
 /** A number for people: `12,345`. */
 export function count(value: number): string {
@@ -83,7 +89,7 @@ function fileFact({ container, format, fileBytes }: MappedSnapshot, label: strin
 }
 
 function howToRead({ cellPages, subject }: MemoryMap): string {
-  const what = subject === "memory" ? "has content" : "differs";
+  const what = subject === "difference" ? "differs" : "has content";
   if (cellPages === 1) return "Each cell is one page, from left to right and from top to bottom.";
   const pages = count(cellPages);
   return `Each cell is ${pages} pages, in the colour of the most frequent kind that ${what}; the paler, the fewer of them do.`;

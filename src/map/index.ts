@@ -4,7 +4,14 @@
  * @module
  */
 export { CellGrid, type CellPaint } from "./cell-grid.js";
-export { DIFFERENCE_KINDS, type Loudness, type MapKind, type MapKindId, MEMORY_KINDS } from "./kinds.js";
+export {
+  DIFFERENCE_KINDS,
+  type Loudness,
+  type MapKind,
+  type MapKindId,
+  MEMORY_KINDS,
+  WORKING_SET_KINDS,
+} from "./kinds.js";
 export {
   type KindNumbers,
   type MapBlock,
@@ -24,3 +31,4 @@ export {
   writeMap,
   type WriteMapOptions,
 } from "./write-map.js";
+export { mapWorkingSet } from "./working-set-map.js";

@@ -114,8 +114,47 @@ export const DIFFERENCE_KINDS = [
   },
 ] as const satisfies readonly MapKind[];
 
-/** A kind of page of {@link MEMORY_KINDS} or {@link DIFFERENCE_KINDS}. */
-export type MapKindId = (typeof MEMORY_KINDS)[number]["id"] | (typeof DIFFERENCE_KINDS)[number]["id"];
+/** Kinds of pages in a snapshot with a working set: those that a lazily restored guest asked for, in three thirds. */
+export const WORKING_SET_KINDS = [
+  { ...ZERO, meaning: "no content, not asked for" },
+  {
+    id: "not-asked",
+    label: "Not asked for",
+    meaning: "has content",
+    loudness: 1,
+    light: "#b4bcc9",
+    dark: "#4a5367",
+  },
+  {
+    id: "asked-first",
+    label: "Asked for first",
+    meaning: "the first third",
+    loudness: 2,
+    light: "#d4500c",
+    dark: "#ff8745",
+  },
+  {
+    id: "asked-next",
+    label: "Asked for next",
+    meaning: "the second third",
+    loudness: 2,
+    light: "#8a6d00",
+    dark: "#d8b53a",
+  },
+  {
+    id: "asked-last",
+    label: "Asked for last",
+    meaning: "the last third",
+    loudness: 2,
+    light: "#1b8a5f",
+    dark: "#3ecf97",
+  },
+] as const satisfies readonly MapKind[];
+
+/** A kind of page of {@link MEMORY_KINDS}, {@link DIFFERENCE_KINDS} or {@link WORKING_SET_KINDS}. */
+export type MapKindId = (
+  (typeof MEMORY_KINDS)[number] | (typeof DIFFERENCE_KINDS)[number] | (typeof WORKING_SET_KINDS)[number]
+)["id"];
 
 /** Steps of shading: how opaque a cell's colour is over that of zero pages. */
 export const SHADES = [0.4, 0.6, 0.8, 1] as const;

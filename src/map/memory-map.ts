@@ -46,7 +46,7 @@ export interface MappedSnapshot {
 
 /** What the pages of a guest are, or what became of them: the numbers behind a picture. */
 export interface MemoryMap {
-  readonly subject: "memory" | "difference";
+  readonly subject: "memory" | "difference" | "working-set";
   /** One, or A and B. */
   readonly snapshots: readonly MappedSnapshot[];
   readonly kinds: readonly (MapKind & { readonly id: MapKindId })[];
@@ -301,7 +301,7 @@ function kindOf(change: PageChange | "only-in-a" | "only-in-b"): number {
 }
 
 /** The smallest power of two that makes cells few enough. */
-function cellPagesFor(pageCounts: readonly number[], maxCells = DEFAULT_MAX_CELLS): number {
+export function cellPagesFor(pageCounts: readonly number[], maxCells = DEFAULT_MAX_CELLS): number {
   const cells = (pages: number): number =>
     pageCounts.reduce((sum, pageCount) => sum + Math.ceil(pageCount / pages), 0);
   let cellPages = 1;
@@ -310,11 +310,16 @@ function cellPagesFor(pageCounts: readonly number[], maxCells = DEFAULT_MAX_CELL
   return cellPages;
 }
 
-function mapBlock({ name, pageSize, guestAddress }: SnapshotBlock, cells: CellGrid | undefined): MapBlock {
+/** A block of a map; what it says of itself, and its cells. */
+export function mapBlock(
+  { name, pageSize, guestAddress }: SnapshotBlock,
+  cells: CellGrid | undefined,
+): MapBlock {
   return { name, pageSize, ...(guestAddress === undefined ? {} : { guestAddress }), cells };
 }
 
-function describe({
+/** What a map says of the snapshot it is of. */
+export function describe({
   container,
   format,
   configuration,

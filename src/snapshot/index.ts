@@ -53,3 +53,26 @@ export type { VerifiedBlock, VerifyResult } from "./verify-result.js";
 export type { CheckedPages } from "./verify-pages.js";
 export type { VerifyProblem, VerifyProblemCode } from "./verify-problems.js";
 export { readLibvirtXml } from "./libvirt-xml.js";
+export {
+  isSameSnapshot,
+  layoutDifference,
+  type MemoryLayout,
+  mergeWorkingSets,
+  trimWorkingSet,
+  type WorkingSet,
+  type WorkingSetBlock,
+  type WorkingSetIdentity,
+  WorkingSetLimits,
+  type WorkingSetNumbers,
+  workingSetNumbers,
+  WorkingSetRecorder,
+  type WorkingSetRun,
+} from "./working-set.js";
+export {
+  readWorkingSet,
+  readWorkingSetIfThere,
+  workingSetIdentity,
+  workingSetPathOf,
+  writeWorkingSet,
+} from "./working-set-file.js";
+export { decodeWorkingSet, encodeWorkingSet } from "./working-set-format.js";

@@ -12,9 +12,14 @@ export function addMap(program: Command): void {
       "ramport map vm.ram -o vm.html                      # a page to explore: point at a cell for its addresses",
       "ramport map vm.ram -o vm.png",
       "ramport map before.ram after.ram -o changes.svg    # what became of each page",
+      "ramport map vm.ram --working-set -o vm.html        # what lazy restores asked for, of vm.ram.ws",
     ],
   )
     .requiredOption("-o, --output <out>", "the picture; its format is that of its name: .html, .svg or .png")
+    .option(
+      "--working-set [path]",
+      "draw which pages a lazy restore asked for, and when; default path: the file's name with .ws",
+    )
     .option("--force", "replace an existing file")
     .action(async (file: string, file2: string | undefined, { force, output, ...options }: MapFlags) => {
       const { map } = await import("../commands/map.js");
