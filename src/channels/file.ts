@@ -6,6 +6,7 @@ import type { OverlappedReader, RandomAccessSource } from "./byte-stream.js";
 import { DirectDescriptor, type DirectIo } from "./direct-io.js";
 import { OverlappedIo } from "./overlapped-io.js";
 import { readAllAt } from "./positioned-io.js";
+import { nextDataRange } from "./sparse-file.js";
 import { systemError } from "./system-error.js";
 
 /** How a file is opened for reading. */
@@ -59,6 +60,11 @@ export class ReadableFile implements RandomAccessSource, OverlappedReader {
 
   readAt(target: Uint8Array, position: number): number {
     return this.#direct?.readAt(target, position) ?? readAllAt(this.fd, this.path, target, position);
+  }
+
+  /** The first range at or after `offset` that holds data, cut at `end`; undefined when only a hole is left. */
+  nextDataRange(offset: number, end: number): { start: number; end: number } | undefined {
+    return nextDataRange(this.fd, offset, end);
   }
 
   /** Whether large reads go past the page cache. */

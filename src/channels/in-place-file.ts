@@ -6,6 +6,7 @@ import { DirectDescriptor, type DirectIo } from "./direct-io.js";
 import { OverlappedIo } from "./overlapped-io.js";
 import { type FileAccess, readAllAt, writeAllAt, zeroRangeAt } from "./positioned-io.js";
 import { SequentialFile } from "./sequential-file.js";
+import { nextDataRange } from "./sparse-file.js";
 import { systemError } from "./system-error.js";
 
 /** How an {@link InPlaceFile} came to be open, and what that means for it. */
@@ -116,6 +117,11 @@ export class InPlaceFile implements ByteChannel, IncomingFile, OutgoingFile {
   zeroAt(position: number, length: number): void {
     this.#changes();
     zeroRangeAt(this.#openFd(), this.#path, position, length);
+  }
+
+  /** The first range at or after `offset` that holds data, cut at `end`; undefined when only a hole is left. */
+  nextDataRange(offset: number, end: number): { start: number; end: number } | undefined {
+    return nextDataRange(this.#openFd(), offset, end);
   }
 
   truncate(sizeBytes: number): void {

@@ -41,7 +41,13 @@ export {
 export { readMappedRamTail } from "./mapped-ram/tail.js";
 export { type PageCounts, type PlacedBlock, PlacedPages } from "./mapped-ram/placed-pages.js";
 export type { PositionedFile } from "./mapped-ram/positioned-file.js";
-export { clearStalePages } from "./mapped-ram/stale-pages.js";
+export {
+  clearStalePages,
+  findStaleBytes,
+  type SparseSource,
+  type StaleBytes,
+  type StalePageFile,
+} from "./mapped-ram/stale-pages.js";
 export { MappedRamWriter } from "./mapped-ram/writer.js";
 export { MigrationState } from "./migration-states.js";
 export type { MigrationTarget, RamSectionType } from "./migration-target.js";

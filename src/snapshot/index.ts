@@ -40,6 +40,7 @@ export {
 export { descriptionLines, type DeviceFilter } from "./inspect-description.js";
 export { inspectionJson, type InspectionJsonOptions } from "./inspect-json.js";
 export { openSnapshot, type OpenSnapshotOptions, type SnapshotLocation } from "./open.js";
+export { type SealOptions, type SealResult, sealSnapshot } from "./seal.js";
 export type {
   LibvirtImage,
   Snapshot,

@@ -1,5 +1,5 @@
 import type { ByteChannel, ByteSink, RandomAccessSource } from "../../channels/index.js";
-import { CancelledError, throwIfAborted } from "../../errors/index.js";
+import { assert, CancelledError, throwIfAborted } from "../../errors/index.js";
 import {
   ByteWriter,
   encodeCommand,
@@ -29,6 +29,11 @@ export interface SendOptions {
   readonly returnPath?: ByteChannel;
   /** Sends pages with content over channels of their own, to a destination that has as many. */
   readonly multifd?: MultifdSendOptions;
+  /**
+   * Names of blocks whose memory the destination has already, because it maps the file itself: they are listed, and none of
+   * their pages are sent. Not with `multifd`.
+   */
+  readonly mappedBlocks?: ReadonlySet<string>;
 }
 
 /** What was sent. */
@@ -158,7 +163,9 @@ class FileMigration {
   }
 
   async #sendPages(): Promise<SendResult["pages"]> {
-    const { ram, blocks, pageSize } = this.#skeleton;
+    const { ram, pageSize } = this.#skeleton;
+    const { mappedBlocks } = this.#options;
+    const blocks = this.#skeleton.blocks.filter(({ name }) => mappedBlocks?.has(name) !== true);
     const writer = new ByteWriter();
     await this.#write(writer.u8(SectionType.PART).u32(ram.id).finish());
     const sender = new PageSender(this.#file, pageSize, async (bytes, coveredBytes) => {
@@ -167,6 +174,7 @@ class FileMigration {
       this.#showProgress();
     });
     const multifd = this.#multifd;
+    assert(multifd === undefined || mappedBlocks === undefined, "mapped blocks are not for multifd");
     if (multifd === undefined) for (const block of blocks) await sender.sendBlock(block);
     else await Promise.all([multifd.sendPages(), sendZeroPages(sender, blocks)]);
     await sender.flush();
