@@ -39,13 +39,13 @@ export class Label {
 }
 
 /** Conditions of {@link Assembler.jump}: the code of `jcc`. */
-const CONDITIONS = { below: 0x2, zero: 0x4, notZero: 0x5, belowOrEqual: 0x6 } as const;
+const CONDITIONS = { below: 0x2, notBelow: 0x3, zero: 0x4, notZero: 0x5, belowOrEqual: 0x6 } as const;
 
 /** Name of a condition. */
 export type Condition = keyof typeof CONDITIONS;
 
 /** Arithmetic of two operands: the number in opcodes and in /r of the immediate forms. */
-const ARITHMETIC = { add: 0, or: 1, and: 4, xor: 6, cmp: 7 } as const;
+const ARITHMETIC = { add: 0, or: 1, and: 4, sub: 5, xor: 6, cmp: 7 } as const;
 
 /** Name of an arithmetic instruction. */
 export type Arithmetic = keyof typeof ARITHMETIC;
@@ -218,7 +218,7 @@ export class Assembler {
     this.bytes(0x0f, 0x22, 0xc0);
   }
 
-  /** `add`, `xor`, `cmp`, ... of a register or memory with a register, or with a number. */
+  /** `add`, `sub`, `xor`, `cmp`, ... of a register or memory with a register, or with a number. */
   op(name: Arithmetic, to: Reg32 | Mem, from: Reg32 | Mem | number): void {
     this.#prefix32();
     const code = ARITHMETIC[name];

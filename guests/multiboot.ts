@@ -10,7 +10,7 @@ import { assembleWorkload } from "./workload.js";
 import type { WorkloadOptions } from "./workload.js";
 
 /** In low memory like the boot sector, so that all memory from 1 MiB on is free for the ranges. */
-const LOAD_ADDRESS = 0x1_0000;
+export const LOAD_ADDRESS = 0x1_0000;
 const HEADER_MAGIC = 0x1bad_b002;
 /** The header has the addresses: the image is no ELF file. */
 const HAS_ADDRESSES = 1 << 16;
@@ -22,6 +22,15 @@ const HAS_ADDRESSES = 1 << 16;
  */
 export function buildMultibootImage(options: WorkloadOptions): Uint8Array {
   const asm = new Assembler(LOAD_ADDRESS);
+  return buildMultibootProgram(asm, () => assembleWorkload(asm, options));
+}
+
+/**
+ * Builds an image of any program: execution enters at its first byte, in flat 32-bit protected mode.
+ *
+ * @param asm Empty, made for {@link LOAD_ADDRESS}.
+ */
+export function buildMultibootProgram(asm: Assembler, emitProgram: () => void): Uint8Array {
   const header = asm.here("header");
   const entry = new Label("entry");
   const end = new Label("end");
@@ -35,7 +44,7 @@ export function buildMultibootImage(options: WorkloadOptions): Uint8Array {
   asm.pointer(end);
   asm.pointer(entry);
   asm.place(entry);
-  assembleWorkload(asm, options);
+  emitProgram();
   while (asm.size % 4 !== 0) asm.bytes(0);
   asm.place(end);
   return asm.finish();

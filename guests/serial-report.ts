@@ -11,7 +11,7 @@ export type { PassReport } from "./pass-reports.js";
 
 const START = /^ramport-guest id=([0-9A-F]{8}) start$/;
 const PASS = /^ramport-guest id=([0-9A-F]{8}) pass=([0-9A-F]{8}) ok$/;
-const BAD = /(?:id=([0-9A-F]{8}) )?pass=([0-9A-F]{8}) BAD addr=([0-9A-F]{8})$/;
+const BAD = /(?:id=([0-9A-F]{8}) )?pass=([0-9A-F]{8}) BAD addr=([0-9A-F]{8,16})$/;
 /** The start of a bad line's end: what is left of it when a line was cut where the guest was moved. */
 const CUT_BAD = /BAD addr=|D addr=| addr=|addr=/;
 
