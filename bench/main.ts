@@ -13,13 +13,17 @@ import { killAllQemus } from "../tests/support/qemu.js";
 import { CAPTURE_ROWS } from "./capture-rows.js";
 import { CONTENT_ROWS, prepareContent } from "./content-rows.js";
 import { ENGINE_ROWS, prepareEngineRows } from "./engine-rows.js";
+import { type InstantRowReport, formatInstant, reportInstant } from "./instant-report.js";
+import { INSTANT_ROWS } from "./instant-rows.js";
+import type { InstantSample } from "./instant-sample.js";
+import { prepareInstant } from "./instant-setting.js";
 import { machineOptions, startSource } from "./guest.js";
 import { INSPECT_ROWS, prepareInspect } from "./inspect-rows.js";
 import { type Options, parseOptions, type Part } from "./options.js";
 import { type CacheState, whyNeverCold } from "./page-cache.js";
 import { formatTable, reportRows, type RowReport } from "./report.js";
 import { RESTORE_ROWS } from "./restore-rows.js";
-import { measureRounds, type Row, selectRows } from "./row.js";
+import { type Measured, measureRounds, type Row, selectRows } from "./row.js";
 import type { Setting, SourceSetting } from "./rows.js";
 import { prepareSparse, saveInputs, SPARSE_ROWS } from "./sparse-rows.js";
 import { describeSurroundings, formatSurroundings, type Surroundings } from "./surroundings.js";
@@ -31,7 +35,7 @@ interface Table {
   readonly ramBytes?: number;
   readonly dataBytes?: number;
   readonly cache: CacheState;
-  readonly rows: readonly RowReport[];
+  readonly rows: readonly RowReport[] | readonly InstantRowReport[];
 }
 
 class Bench {
@@ -39,6 +43,10 @@ class Bench {
   readonly #directory: string;
   readonly #surroundings: Surroundings;
   readonly #tables: Table[] = [];
+  readonly #instant: Record<CacheState, Map<number, Measured<InstantSample>>> = {
+    warm: new Map(),
+    cold: new Map(),
+  };
 
   constructor(options: Options, directory: string) {
     this.#options = options;
@@ -51,6 +59,9 @@ class Bench {
     for (const size of this.#options.size) {
       if (this.#wantsAny("capture", "restore", "content", "inspect")) await this.#measureGuest(size);
       if (this.#wantsAny("engine")) await this.#measureEngine(size);
+    }
+    if (this.#wantsAny("lazy")) {
+      for (const size of this.#options.lazySize) await this.#measureInstant(size);
     }
     if (this.#wantsAny("sparse")) await this.#measureSparse();
   }
@@ -106,6 +117,27 @@ class Bench {
     await fs.rm(directory, { recursive: true });
   }
 
+  async #measureInstant(size: number): Promise<void> {
+    const directory = await this.#makeFolder("lazy");
+    process.stderr.write(`filling the memory of a guest of ${gib(size)}\n`);
+    const made = await prepareInstant(size, directory);
+    const { only, runs } = this.#options;
+    const rows = selectRows("lazy", INSTANT_ROWS, only);
+    for (const cache of this.#options.cache) {
+      const never = cache === "cold" ? whyNeverCold(made.mapped) : undefined;
+      if (never !== undefined) {
+        console.log(`\nCold page cache: not measured: ${never}`);
+        continue;
+      }
+      const setting = { ...made, cache };
+      const samples = await measureRounds(setting, rows, runs, `lazy, ${gib(size)}, ${cache}`);
+      this.#instant[cache].set(size, samples);
+      const reports = reportInstant(rows, size, this.#instant[cache]);
+      await this.#print({ ...factsOf("lazy", setting), rows: reports }, formatInstant(reports));
+    }
+    await fs.rm(directory, { recursive: true });
+  }
+
   async #measure<S>(facts: Omit<Table, "rows">, rows: readonly Row<S>[], setting: S): Promise<void> {
     const { only, runs } = this.#options;
     const { part, ramBytes, cache } = facts;
@@ -113,9 +145,13 @@ class Bench {
     if (selected.length === 0) return;
     const place = [part, ...(ramBytes === undefined ? [] : [gib(ramBytes)]), cache].join(", ");
     const samples = await measureRounds(setting, selected, runs, place);
-    const table = { ...facts, rows: reportRows(selected, samples, cache === "warm") };
+    const reports = reportRows(selected, samples, cache === "warm");
+    await this.#print({ ...facts, rows: reports }, formatTable(reports));
+  }
+
+  async #print(table: Table, formatted: string): Promise<void> {
     this.#tables.push(table);
-    console.log(`\n${formatTitle(table, runs)}\n\n${formatTable(table.rows)}`);
+    console.log(`\n${formatTitle(table, this.#options.runs)}\n\n${formatted}`);
     // After each table: a long run that is ended leaves what it had.
     await this.#writeJson();
   }
@@ -138,7 +174,10 @@ class Bench {
   }
 }
 
-function factsOf(part: Part, { machine, dataBytes, cache }: Setting): Omit<Table, "rows"> {
+function factsOf(
+  part: Part,
+  { machine, dataBytes, cache }: Pick<Setting, "machine" | "dataBytes" | "cache">,
+): Omit<Table, "rows"> {
   return { part, ramBytes: machine.memoryBytes, dataBytes, cache };
 }
 

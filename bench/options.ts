@@ -5,7 +5,7 @@ import { Command, InvalidArgumentError } from "commander";
 import type { CacheState } from "./page-cache.js";
 
 /** What there is to measure, in the order in which it is. */
-export const PARTS = ["capture", "restore", "content", "inspect", "engine", "sparse"] as const;
+export const PARTS = ["capture", "restore", "content", "inspect", "engine", "sparse", "lazy"] as const;
 
 /** One of {@link PARTS}. */
 export type Part = (typeof PARTS)[number];
@@ -14,6 +14,8 @@ export type Part = (typeof PARTS)[number];
 export interface Options {
   /** RAM of the guests, in bytes. */
   readonly size: readonly number[];
+  /** The same for the part `lazy`: its goals are for these sizes. */
+  readonly lazySize: readonly number[];
   readonly cache: readonly CacheState[];
   readonly part: readonly Part[];
   readonly runs: number;
@@ -24,6 +26,7 @@ export interface Options {
 }
 
 const GIB = 2 ** 30;
+const LAZY_SIZES = [2 * GIB, 6 * GIB];
 const DEFAULT_RUNS = 5;
 const QUICK_RUNS = 2;
 
@@ -37,7 +40,7 @@ export function parseOptions(argv: readonly string[]): Options {
     .description("Compares ramport with QEMU's own ways of saving, loading and reading, in one run.")
     .option(
       "--size <list>",
-      "guest memory, such as 1G,4G,8G (the default) or 512M",
+      "guest memory, such as 1G,4G,8G (the default; 2G,6G for lazy) or 512M",
       listOf(parseSize),
       [1, 4, 8].map((size) => size * GIB),
     )
@@ -56,11 +59,15 @@ export function parseOptions(argv: readonly string[]): Options {
     .option("--only <text>", "only rows whose `part: name` contains this, and what they are compared with")
     .option("--json <file>", "write the results there too, each sample of them")
     .parse(argv, { from: "user" });
-  const { quick = false, ...options } = program.opts<Options & { readonly quick?: boolean }>();
-  if (!quick) return options;
+  const { quick = false, ...options } = program.opts<
+    Omit<Options, "lazySize"> & { readonly quick?: boolean }
+  >();
   const isGiven = (name: string): boolean => program.getOptionValueSource(name) === "cli";
+  const lazySize = isGiven("size") ? options.size : LAZY_SIZES.slice(0, quick ? 1 : undefined);
+  if (!quick) return { ...options, lazySize };
   return {
     ...options,
+    lazySize,
     ...(isGiven("size") ? {} : { size: [GIB] }),
     ...(isGiven("cache") ? {} : { cache: ["warm"] }),
     ...(isGiven("runs") ? {} : { runs: QUICK_RUNS }),

@@ -13,7 +13,7 @@ export interface Comparison {
 }
 
 /** One line of a table. */
-export interface Row<Setting> {
+export interface Row<Setting, S = Sample> {
   readonly name: string;
   /** Name of the row that the column "ratio" is of; none for that row itself. */
   readonly baseline?: string;
@@ -21,11 +21,11 @@ export interface Row<Setting> {
   /** Takes many seconds: fewer rounds, and no first one that is not counted. */
   readonly isSlow?: boolean;
   /** Returns why, when it cannot be measured. */
-  measure(setting: Setting): Promise<Sample | string>;
+  measure(setting: Setting): Promise<S | string>;
 }
 
 /** Samples of each row by its name, or why there are none. */
-export type Measured = ReadonlyMap<string, readonly Sample[] | string>;
+export type Measured<S = Sample> = ReadonlyMap<string, readonly S[] | string>;
 
 /** Rounds of what takes many seconds. */
 const SLOW_RUNS = 2;
@@ -35,13 +35,13 @@ const SLOW_RUNS = 2;
  *
  * @param place What to call these rounds while they run.
  */
-export async function measureRounds<Setting>(
+export async function measureRounds<Setting, S>(
   setting: Setting,
-  rows: readonly Row<Setting>[],
+  rows: readonly Row<Setting, S>[],
   runs: number,
   place: string,
-): Promise<Measured> {
-  const samples = new Map<string, Sample[] | string>(rows.map(({ name }) => [name, []]));
+): Promise<Measured<S>> {
+  const samples = new Map<string, S[] | string>(rows.map(({ name }) => [name, []]));
   // Round 0 is not counted: QEMU's first migrations allocate what later ones reuse, and inputs come into the page cache.
   for (let round = 0; round <= runs; round++) {
     for (const row of rows) {
@@ -61,11 +61,11 @@ export async function measureRounds<Setting>(
  *
  * @param only All rows when not given.
  */
-export function selectRows<Setting>(
+export function selectRows<Setting, S>(
   part: string,
-  rows: readonly Row<Setting>[],
+  rows: readonly Row<Setting, S>[],
   only: string | undefined,
-): readonly Row<Setting>[] {
+): readonly Row<Setting, S>[] {
   if (only === undefined) return rows;
   const named = rows.filter(({ name }) => `${part}: ${name}`.includes(only));
   const needed = new Set(

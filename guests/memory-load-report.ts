@@ -8,6 +8,8 @@
 export interface PassTiming {
   readonly pass: number;
   readonly ticks: number;
+  /** The counter at its end. */
+  readonly toTicks: number;
   /** First accesses to its pages by their duration, shortest first. */
   readonly accesses: readonly AccessCount[];
 }
@@ -42,6 +44,7 @@ export function parseTimings(text: string): PassTiming[] {
       {
         pass: Number.parseInt(pass, 16),
         ticks: Number(BigInt(`0x${to}`) - BigInt(`0x${from}`)),
+        toTicks: Number(BigInt(`0x${to}`)),
         accesses: (entries ?? "").split(" ").filter(Boolean).map(parseEntry),
       },
     ];

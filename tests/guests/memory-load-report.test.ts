@@ -12,6 +12,7 @@ test("a timing's entries are durations and counts", () => {
     {
       pass: 3,
       ticks: 0x420,
+      toTicks: 0x200000410,
       accesses: [
         { ticks: 31.5, count: 2 },
         { ticks: 33, count: 1 },
