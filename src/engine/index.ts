@@ -23,6 +23,8 @@ export { loadHost, type LoadHostOptions, type LoadHostResult } from "./incoming/
 export type { IncomingRules } from "./incoming/host-checks.js";
 export { loadHostFromStream, type LoadStreamOptions, type LoadStreamResult } from "./incoming/load-stream.js";
 export { PageIndex, PagePlaces, type RecordCounts, UnindexableError } from "./incoming/page-index.js";
+export type { LoadPostcopyOptions } from "./incoming/postcopy/host-postcopy.js";
+export { PostcopyListener, type PostcopyListenerOptions } from "./incoming/postcopy/postcopy-listener.js";
 export { readMigrationHead, receiveMigration } from "./incoming/receive.js";
 export type { ReceiveOptions, ReceiveResult } from "./incoming/receive-options.js";
 export { type PassedSection, StreamFacts, type StreamHead } from "./incoming/stream-facts.js";

@@ -53,6 +53,15 @@ export class HostRam implements RamRecordSink {
     return this.#blocks[block]?.received;
   }
 
+  /**
+   * Forgets pages that came: they count as not received.
+   *
+   * @param block Place in the stream's list; its pages travel.
+   */
+  discard(block: number, firstPage: number, endPage: number): void {
+    this.#receiving(block).received?.clearRange(firstPage, endPage);
+  }
+
   /** Asks for the memory's views anew: it may have moved. */
   refresh(): void {
     this.#segments = this.#host.ramBlocks().map(({ segments }) => segments);

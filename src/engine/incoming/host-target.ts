@@ -14,6 +14,17 @@ import { isDescribed } from "./described-tail.js";
 import { checkConfiguration, checkPageSize, type IncomingRules, matchBlocks } from "./host-checks.js";
 import { HostRam } from "./host-ram.js";
 
+/** A block of the stream, where it goes, and where its pages are noted. */
+export interface LoadingRam {
+  /** In the stream's order. */
+  readonly blocks: readonly (RamBlockEntry & {
+    /** Place in the host's list. */
+    readonly index: number;
+    readonly travels: boolean;
+  })[];
+  readonly ram: HostRam;
+}
+
 /**
  * Loads a stream into an embedded machine: RAM as it comes, devices once all of them are there and fit. Until the first
  * page nothing of the machine is changed.
@@ -21,7 +32,7 @@ import { HostRam } from "./host-ram.js";
 export class HostTarget implements MigrationTarget {
   readonly #host: MigrationHost;
   readonly #rules: IncomingRules;
-  #ram: HostRam | undefined;
+  #loading: LoadingRam | undefined;
   #devices: readonly DeviceState[] = [];
   #wasRunning = false;
 
@@ -37,7 +48,12 @@ export class HostTarget implements MigrationTarget {
 
   /** Pages as they came, each time. */
   get pages(): { readonly normal: number; readonly zero: number } {
-    return this.#ram?.counts ?? { normal: 0, zero: 0 };
+    return this.#loading?.ram.counts ?? { normal: 0, zero: 0 };
+  }
+
+  /** The blocks and what has come of them; undefined before the block list. */
+  get loading(): LoadingRam | undefined {
+    return this.#loading;
   }
 
   configuration(configuration: Configuration | undefined): void {
@@ -53,21 +69,19 @@ export class HostTarget implements MigrationTarget {
   ramStart(_header: SectionHeader, blocks: readonly RamBlockEntry[], pageSize: number): RamRecordSink {
     checkPageSize(this.#host, pageSize);
     const matches = matchBlocks(this.#host, blocks, this.#rules);
-    const ram = new HostRam(
-      this.#host,
-      blocks.map(({ name, usedLength }, place) => {
-        const match = matches[place];
-        assert(match !== undefined, "a match for each block");
-        return { name, usedLength, ...match };
-      }),
-    );
+    const matched = blocks.map((block, place) => {
+      const match = matches[place];
+      assert(match !== undefined, "a match for each block");
+      return { ...block, ...match };
+    });
+    const ram = new HostRam(this.#host, matched);
     ram.refresh();
-    this.#ram = ram;
+    this.#loading = { blocks: matched, ram };
     return ram;
   }
 
   ramSectionEnd(): void {
-    this.#ram?.refresh();
+    this.#loading?.ram.refresh();
   }
 
   tail(tail: StreamTail, bytes: Uint8Array): void {
@@ -79,7 +93,7 @@ export class HostTarget implements MigrationTarget {
 
   /** Replaces the state of the devices: the machine is then the source's. */
   load(): void {
-    this.#ram?.clearUnreceived();
+    this.#loading?.ram.clearUnreceived();
     this.#host.loadDevices(this.#devices);
   }
 }

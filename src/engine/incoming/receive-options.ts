@@ -3,6 +3,7 @@ import type { Configuration, RamBlockEntry } from "../../wire/index.js";
 import type { Clock } from "../clock.js";
 import type { MultifdReceiving } from "../multifd/start-channels.js";
 import type { ProgressListener } from "../progress.js";
+import type { PostcopyTakeOver } from "./postcopy/take-over.js";
 
 /** How to receive. */
 export interface ReceiveOptions {
@@ -22,6 +23,8 @@ export interface ReceiveOptions {
   readonly clock?: Clock;
   /** The source's other connections, of a multifd migration. They are closed by whoever opened them. */
   readonly multifd?: MultifdReceiving;
+  /** Takes the migration over when it goes on by postcopy. Without it, one that does is refused. */
+  readonly postcopy?: PostcopyTakeOver;
 }
 
 /** What was received. */

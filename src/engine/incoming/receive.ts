@@ -1,10 +1,7 @@
-import type { ByteSink, ByteSource } from "../../channels/index.js";
+import type { ByteSource } from "../../channels/index.js";
 import { assert, CancelledError, FormatError, throwIfAborted } from "../../errors/index.js";
 import {
   BlockListBuilder,
-  ByteReader,
-  ByteWriter,
-  type Command,
   type Configuration,
   afterType,
   decodeBlockListEntry,
@@ -16,7 +13,6 @@ import {
   decodeSectionHeader,
   decodeStreamTail,
   DEFAULT_TARGET_PAGE_SIZE,
-  encodeCommand,
   HTAB_SECTION_NAME,
   type HtabReached,
   Limits,
@@ -38,10 +34,11 @@ import { checkUuid, type StartedChannels, startChannels } from "../multifd/start
 import { ProgressMeter } from "../progress.js";
 import { checkRamVersion } from "../ram-section.js";
 import { StreamInput } from "../stream-input.js";
+import { IncomingCommands } from "./incoming-commands.js";
 import { PageIndex } from "./page-index.js";
 import type { ReceiveOptions, ReceiveResult } from "./receive-options.js";
 import { readTail } from "./read-tail.js";
-import { sendPong, sendShut } from "./return-path-answers.js";
+import { sendShut } from "./return-path-answers.js";
 import { type StreamHead, StreamFacts } from "./stream-facts.js";
 import { checkPages, findTargetPageSize } from "./target-page-size.js";
 
@@ -94,6 +91,7 @@ class IncomingMigration {
   readonly #target: MigrationTarget;
   readonly #options: ReceiveOptions;
   readonly #meter: ProgressMeter;
+  readonly #commands: IncomingCommands;
   #configuration: Configuration | undefined;
   #ram: { readonly header: SectionHeader; readonly blocks: readonly RamBlockEntry[] } | undefined;
   #decoder: RamRecordDecoder | undefined;
@@ -105,8 +103,6 @@ class IncomingMigration {
   #bytesBeforeRam = 0;
   /** Sections that began, and commands. */
   #begun = 0;
-  #returnPath: ByteSink | undefined;
-  #postcopyPageSizes = 0;
   #channels: StartedChannels | undefined;
 
   constructor(source: ByteSource, target: MigrationTarget, options: ReceiveOptions) {
@@ -115,12 +111,25 @@ class IncomingMigration {
     this.#target = target;
     this.#options = options;
     this.#meter = new ProgressMeter(options.onProgress);
+    this.#commands = new IncomingCommands({
+      input: this.#input,
+      options,
+      takeVerbatim: (bytes, offset) => this.#takeVerbatim(bytes, offset),
+      place: () => {
+        if (this.#ram === undefined || this.#decoder === undefined) {
+          throw new FormatError("malformed", "Postcopy begins before the block list has come");
+        }
+        const { currentBlock } = this.#decoder;
+        return { ramSectionId: this.#ram.header.id, footers: this.#footers ?? true, currentBlock };
+      },
+    });
   }
 
   async run(): Promise<ReceiveResult> {
     const input = this.#input;
     await this.readHead();
-    while (!this.#ramEnded) await this.#readSection();
+    while (!this.#ramEnded && !this.#commands.isTaken) await this.#readSection();
+    if (this.#commands.isTaken) return this.#result(() => Promise.resolve());
     const framing = {
       footers: this.#footers ?? true,
       ...(this.#htabId === undefined ? {} : { htabId: this.#htabId }),
@@ -128,22 +137,21 @@ class IncomingMigration {
     const { describesAllDevices, clock } = this.#options;
     const bytes = await readTail(input, {
       framing,
-      sourceWaits: this.#returnPath !== undefined,
+      sourceWaits: this.#commands.returnPath !== undefined,
       describesAllDevices: describesAllDevices ?? false,
       clock: clock ?? systemClock,
     });
     const offset = input.endOffset - bytes.length;
     const tail = decodeStreamTail(bytes, offset, framing);
     this.#target.tail(tail, bytes);
-    if (this.#ram === undefined)
-      throw new FormatError("malformed", "The stream has no RAM section", { offset });
-    const returnPath = this.#returnPath;
-    return {
-      configuration: this.#configuration,
-      blocks: this.#ram.blocks,
-      receivedBytes: this.#receivedBytes(),
-      confirm: () => (returnPath === undefined ? Promise.resolve() : sendShut(returnPath)),
-    };
+    const { returnPath } = this.#commands;
+    return this.#result(() => (returnPath === undefined ? Promise.resolve() : sendShut(returnPath)));
+  }
+
+  #result(confirm: () => Promise<void>): ReceiveResult {
+    if (this.#ram === undefined) throw new FormatError("malformed", "The stream has no RAM section");
+    const { blocks } = this.#ram;
+    return { configuration: this.#configuration, blocks, receivedBytes: this.#receivedBytes(), confirm };
   }
 
   /** Ends what waits for more to come. */
@@ -165,7 +173,8 @@ class IncomingMigration {
     this.#configuration = await this.#readConfiguration();
     checkUuid(this.#options.multifd, this.#configuration);
     this.#target.configuration(this.#configuration);
-    while (this.#ram === undefined || !(await this.#atLaterPart())) {
+    // Once the stream is taken over, looking at what follows would take it from who reads it then.
+    while (!this.#commands.isTaken && (this.#ram === undefined || !(await this.#atLaterPart()))) {
       if (this.#ramEnded) return;
       await this.#readSection();
     }
@@ -201,10 +210,13 @@ class IncomingMigration {
       case SectionType.END:
         await this.#readLaterPart(type);
         return;
-      case SectionType.COMMAND:
-        this.#countBegun(offset);
-        await this.#runCommand(await input.parse((reader) => decodeCommand(afterType(reader))), offset);
+      case SectionType.COMMAND: {
+        const command = await input.parse((reader) => decodeCommand(afterType(reader)));
+        // There are as many of these as memory is in pieces; nothing is kept of them.
+        if (command.command !== MigrationCommand.POSTCOPY_RAM_DISCARD) this.#countBegun(offset);
+        await this.#commands.run(command, offset);
         return;
+      }
       case SectionType.EOF:
         throw new FormatError("malformed", "The stream ends before its RAM section does", { offset });
       case undefined:
@@ -258,7 +270,7 @@ class IncomingMigration {
     }
     const dialect = {
       ignoreShared: capabilities.includes(IGNORE_SHARED_CAPABILITY),
-      postcopyPageSizes: this.#postcopyPageSizes,
+      postcopyPageSizes: this.#commands.postcopyPageSizes,
     };
     const list = new BlockListBuilder(await this.#input.parse(decodeBlockListHead));
     while (!list.complete) {
@@ -384,38 +396,5 @@ class IncomingMigration {
       );
     }
     this.#target.verbatim(bytes, offset);
-  }
-
-  async #runCommand({ command, data }: Command, offset: number): Promise<void> {
-    switch (command) {
-      case MigrationCommand.OPEN_RETURN_PATH:
-        this.#returnPath = this.#options.returnPath;
-        return;
-      case MigrationCommand.PING: {
-        const value = new ByteReader(data, offset).u32();
-        if (this.#returnPath !== undefined) await sendPong(this.#returnPath, value);
-        return;
-      }
-      case MigrationCommand.POSTCOPY_ADVISE:
-        // Postcopy may follow, and need not: the block list is what depends on it.
-        if (data.length > 0) this.#postcopyPageSizes = new ByteReader(data, offset).u64Number("page sizes");
-        return;
-      case MigrationCommand.SWITCHOVER_START: {
-        const writer = new ByteWriter();
-        encodeCommand(writer, { command, data });
-        this.#takeVerbatim(writer.finish(), offset);
-        return;
-      }
-      default:
-        throw new FormatError(
-          "unsupported",
-          "The source went over to a way of migrating that ramport cannot take",
-          {
-            offset,
-            actual: `command ${command}`,
-            hint: "turn postcopy and COLO off at the source",
-          },
-        );
-    }
   }
 }

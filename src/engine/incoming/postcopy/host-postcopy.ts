@@ -1,0 +1,197 @@
+import type { ByteSink, ByteSource } from "../../../channels/index.js";
+import { asError } from "../../../errors/as-error.js";
+import { assert, FormatError, MachineError } from "../../../errors/index.js";
+import { type PostcopyAdvice, RAM_SECTION, type RamDiscard } from "../../../wire/index.js";
+import { splitGlobalState } from "../../global-state.js";
+import type { MigrationHost } from "../../host.js";
+import type {
+  PostcopyBlock,
+  PostcopyEvents,
+  PostcopyHost,
+  PostcopyListening,
+  PostcopyStatistics,
+} from "../../postcopy/postcopy-host.js";
+import type { IncomingRules } from "../host-checks.js";
+import type { HostTarget, LoadingRam } from "../host-target.js";
+import { parsePackage } from "./package.js";
+import type { PostcopyTakeOver, StreamPlace } from "./take-over.js";
+
+/** How a migration is loaded that goes over to postcopy. */
+export interface LoadPostcopyOptions {
+  /** The source's second connection, with `postcopy-preempt`: when it is made. */
+  readonly preempt?: Promise<ByteSource>;
+  readonly events?: PostcopyEvents;
+  /** It listens: pages come, and the devices are not loaded yet. To pause it, to recover it, to see how it stands. */
+  readonly onListening?: (listening: PostcopyListening) => void;
+  /** The devices are loaded, and the guest may run while pages are missing. */
+  readonly onRun?: (loaded: { readonly wasRunning: boolean }) => void | Promise<void>;
+}
+
+/** What postcopy is for the load of an embedded machine. */
+export class HostPostcopy implements PostcopyTakeOver {
+  readonly #host: MigrationHost;
+  readonly #target: HostTarget;
+  readonly #source: ByteSource;
+  readonly #returnPath: ByteSink | undefined;
+  readonly #options: LoadPostcopyOptions;
+  readonly #rules: IncomingRules;
+  #advice: PostcopyAdvice | undefined;
+  #listening: PostcopyListening | undefined;
+  #wasRunning = false;
+
+  constructor(
+    host: MigrationHost,
+    target: HostTarget,
+    source: ByteSource,
+    returnPath: ByteSink | undefined,
+    options: LoadPostcopyOptions,
+    rules: IncomingRules,
+  ) {
+    this.#rules = rules;
+    this.#host = host;
+    this.#target = target;
+    this.#source = source;
+    this.#returnPath = returnPath;
+    this.#options = options;
+  }
+
+  /** Whether the migration went over to postcopy. */
+  get isTaken(): boolean {
+    return this.#listening !== undefined;
+  }
+
+  /** Whether the source's guest ran. */
+  get wasRunning(): boolean {
+    return this.#wasRunning;
+  }
+
+  advise(advice: PostcopyAdvice, offset: number): void {
+    this.#advice = advice;
+    const { postcopy, pageSize } = this.#host;
+    // A machine that cannot takes what is then sent by precopy.
+    if (postcopy === undefined) return;
+    const blocks = this.#host.ramBlocks();
+    const own = postcopy.hostPageSizes
+      .filter((_, index) => !(this.#rules.ignoreShared && blocks[index]?.shared === true))
+      .reduce((sizes, size) => sizes | size, 0);
+    checkSame("host page sizes", advice.hostPageSizes, own, { offset });
+    checkSame("target page sizes", advice.targetPageSize, pageSize, { offset });
+  }
+
+  discard({ block: name, ranges }: RamDiscard, offset: number): void {
+    const hostPageSizes = this.#postcopy().hostPageSizes;
+    const { blocks, ram } = this.#loading(offset);
+    const place = blocks.findIndex((block) => block.name === name);
+    const block = blocks[place];
+    if (block?.travels !== true) {
+      throw new FormatError("inconsistent", "Pages of a RAM block that does not migrate are discarded", {
+        offset,
+        block: name,
+      });
+    }
+    const hostPageSize = hostPageSizes[block.index] ?? 0;
+    for (const { start, length } of ranges) {
+      if (start + length > block.usedLength || start % hostPageSize !== 0 || length % hostPageSize !== 0) {
+        throw new FormatError("inconsistent", "What is discarded are no host pages of the RAM block", {
+          offset,
+          block: name,
+          expected: `multiples of ${hostPageSize} below ${block.usedLength}`,
+          actual: `${length} at 0x${start.toString(16)}`,
+        });
+      }
+      ram.discard(place, start / this.#host.pageSize, (start + length) / this.#host.pageSize);
+    }
+  }
+
+  async take(bytes: Uint8Array, offset: number, place: StreamPlace): Promise<void> {
+    const postcopy = this.#postcopy();
+    const host = this.#host;
+    const blocks = this.#blocks(postcopy, offset);
+    if (this.#returnPath === undefined) {
+      throw new MachineError("not-capable", "Postcopy needs a connection that goes both ways");
+    }
+    const content = parsePackage(bytes, offset);
+    const { devices, wasRunning } = splitGlobalState(content.devices);
+    host.checkDevices(devices);
+    this.#wasRunning = wasRunning;
+    const { preempt, events = {}, onListening, onRun } = this.#options;
+    const listening = await postcopy.listen(
+      { blocks, targetPageSize: host.pageSize, preempt: preempt !== undefined, ...place },
+      { main: this.#source, returnPath: this.#returnPath, ...(preempt === undefined ? {} : { preempt }) },
+      events,
+    );
+    this.#listening = listening;
+    try {
+      onListening?.(listening);
+      host.loadDevices(devices);
+      for (const value of content.pings) await listening.pong(value);
+      listening.running();
+      await onRun?.({ wasRunning });
+    } catch (error) {
+      listening.abort(asError(error));
+      throw error;
+    }
+  }
+
+  /** How it ended: rejects as `PostcopyListening.ended` does. */
+  ended(): Promise<PostcopyStatistics> {
+    assert(this.#listening !== undefined, "nothing listens");
+    return this.#listening.ended;
+  }
+
+  /** Ends it for good. */
+  abort(error: Error): void {
+    this.#listening?.abort(error);
+  }
+
+  #postcopy(): PostcopyHost {
+    const { postcopy } = this.#host;
+    if (postcopy !== undefined) return postcopy;
+    throw new MachineError("not-capable", "The machine cannot run while pages are missing", {
+      hint: "do not start postcopy at the source",
+    });
+  }
+
+  #loading(offset: number): LoadingRam {
+    const { loading } = this.#target;
+    if (loading !== undefined) return loading;
+    throw new FormatError("malformed", "Postcopy begins before the block list has come", { offset });
+  }
+
+  /** The blocks with what came of them, and whether both sides have them in pages of the same size. */
+  #blocks({ hostPageSizes }: PostcopyHost, offset: number): PostcopyBlock[] {
+    const { blocks, ram } = this.#loading(offset);
+    const advised = this.#advice?.hostPageSizes ?? 0;
+    // What the block list does not say is the ordinary page size: the smallest there is.
+    const ordinary = advised & -advised;
+    return blocks.map(({ name, usedLength, index, hostPageSize: theirs = ordinary }, place) => {
+      const hostPageSize = hostPageSizes[index];
+      assert(hostPageSize !== undefined, "a host page size for each block");
+      checkSame("host page sizes", theirs, hostPageSize, { offset, block: name });
+      if (usedLength % hostPageSize !== 0) {
+        throw new FormatError("inconsistent", "A RAM block is no multiple of its host pages", {
+          offset,
+          block: name,
+          expected: `a multiple of ${hostPageSize}`,
+          actual: usedLength,
+        });
+      }
+      return { name, index, usedLength, hostPageSize, received: ram.received(place)?.toBytes() };
+    });
+  }
+}
+
+function checkSame(
+  what: string,
+  theirs: number,
+  own: number,
+  place: { readonly offset: number; readonly block?: string },
+): void {
+  if (theirs === own) return;
+  throw new FormatError("inconsistent", `Postcopy needs the same ${what} on both sides`, {
+    ...place,
+    section: RAM_SECTION.name,
+    expected: `0x${own.toString(16)}`,
+    actual: `0x${theirs.toString(16)}`,
+  });
+}
