@@ -11,12 +11,26 @@ export interface RamRecordSink {
    * @param offset Where in the stream the page's bytes are; absent when they are not there as such.
    */
   page(block: number, address: number, bytes: Uint8Array, at: number, offset?: number): void;
-  /** A page of zeros. */
-  zeroPage(block: number, address: number): void;
+  /** A page of zeros; `offset` is where in the stream its record begins, as in the two below. */
+  zeroPage(block: number, address: number, offset?: number): void;
   /** An xbzrle delta of `length` bytes over what this sink received for the page before. */
-  xbzrlePage(block: number, address: number, bytes: Uint8Array, at: number, length: number): void;
+  xbzrlePage(
+    block: number,
+    address: number,
+    bytes: Uint8Array,
+    at: number,
+    length: number,
+    offset?: number,
+  ): void;
   /** A zlib-compressed page of `length` bytes (QEMU before 9.1). */
-  compressedPage(block: number, address: number, bytes: Uint8Array, at: number, length: number): void;
+  compressedPage(
+    block: number,
+    address: number,
+    bytes: Uint8Array,
+    at: number,
+    length: number,
+    offset?: number,
+  ): void;
 }
 
 /** Why {@link RamRecordDecoder.decode} returned. */
@@ -111,7 +125,8 @@ export class RamRecordDecoder {
         position = at + pageSize;
       } else if (kind === RamFlag.ZERO) {
         if (at >= end) break;
-        this.#fillPage(this.#checkedBlock(address, baseOffset + position), address, view.getUint8(at));
+        const offset = baseOffset + position;
+        this.#fillPage(this.#checkedBlock(address, offset), address, view.getUint8(at), offset);
         position = at + 1;
       } else {
         const next = this.#decodeRare(kind, address, bytes, view, at, end, baseOffset, position);
@@ -141,7 +156,7 @@ export class RamRecordDecoder {
       const length = view.getUint16(at + 1);
       this.#checkEncodedLength(encoding === XBZRLE_ENCODING, "xbzrle", length, this.#pageSize, offset);
       if (end - at - 3 < length) return -1;
-      this.#sink.xbzrlePage(this.#checkedBlock(address, offset), address, bytes, at + 3, length);
+      this.#sink.xbzrlePage(this.#checkedBlock(address, offset), address, bytes, at + 3, length, offset);
       return at + 3 + length;
     }
     if (kind === RamFlag.COMPRESS_PAGE) {
@@ -151,7 +166,7 @@ export class RamRecordDecoder {
       const most = this.#pageSize + (this.#pageSize >> 9) + 64;
       this.#checkEncodedLength(true, "compressed", length, most, offset);
       if (end - at - 4 < length) return -1;
-      this.#sink.compressedPage(this.#checkedBlock(address, offset), address, bytes, at + 4, length);
+      this.#sink.compressedPage(this.#checkedBlock(address, offset), address, bytes, at + 4, length, offset);
       return at + 4 + length;
     }
     const place = { offset, section: "ram" };
@@ -212,9 +227,9 @@ export class RamRecordDecoder {
     return this.#current;
   }
 
-  #fillPage(block: number, address: number, fill: number): void {
+  #fillPage(block: number, address: number, fill: number, offset: number): void {
     if (fill === 0) {
-      this.#sink.zeroPage(block, address);
+      this.#sink.zeroPage(block, address, offset);
       return;
     }
     // No QEMU in use sends this, but every QEMU reads it.

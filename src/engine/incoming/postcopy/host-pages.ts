@@ -56,9 +56,9 @@ export class HostPages implements RamRecordSink {
     this.#collected(pageSize, hostPageSize);
   }
 
-  zeroPage(block: number, address: number): void {
+  zeroPage(block: number, address: number, offset?: number): void {
     const pageSize = this.#missing.targetPageSize;
-    const { hostPageSize } = this.#begin(block, address, undefined);
+    const { hostPageSize } = this.#begin(block, address, offset);
     if (hostPageSize > pageSize) {
       const at = this.#pageStart + this.#pageBytes;
       this.#buffer.fill(0, at, at + pageSize);
@@ -67,12 +67,28 @@ export class HostPages implements RamRecordSink {
     this.#collected(pageSize, hostPageSize);
   }
 
-  xbzrlePage(block: number, address: number): void {
-    throw this.#refusal("unsupported", "A change of a page came where only whole pages can", block, address);
+  xbzrlePage(
+    block: number,
+    address: number,
+    _bytes: Uint8Array,
+    _at: number,
+    _length: number,
+    offset?: number,
+  ): void {
+    const message = "A change of a page came where only whole pages can";
+    throw this.#refusal("unsupported", message, block, address, { offset });
   }
 
-  compressedPage(block: number, address: number): void {
-    throw this.#refusal("unsupported", "A compressed page came after postcopy began", block, address);
+  compressedPage(
+    block: number,
+    address: number,
+    _bytes: Uint8Array,
+    _at: number,
+    _length: number,
+    offset?: number,
+  ): void {
+    const message = "A compressed page came after postcopy began";
+    throw this.#refusal("unsupported", message, block, address, { offset });
   }
 
   /** Places what is whole. What is not stays. */
