@@ -74,6 +74,17 @@ export type {
 } from "./postcopy/postcopy-host.js";
 export type { OutgoingTarget } from "./outgoing/outgoing-target.js";
 export { StreamTarget, type StreamTargetOptions } from "./outgoing/stream-target.js";
+export type { PostcopyChannels } from "./outgoing/postcopy/connection.js";
+export type { HostPageSizeOf } from "./outgoing/postcopy/file-pages.js";
+export {
+  lazyLoadMappedRam,
+  type LazyLoadMilestone,
+  type LazyLoadOptions,
+  type LazyLoadResult,
+  resumeLazyLoad,
+} from "./outgoing/postcopy/lazy-load.js";
+export type { PostcopyStatistics } from "./outgoing/postcopy/postcopy-statistics.js";
+export type { NamedPageRun, Prefetch } from "./outgoing/postcopy/prefetch.js";
 export { saveHost, type SaveHostOptions, type SaveHostResult } from "./outgoing/save-host.js";
 export { sendMappedRam, type SendOptions, type SendResult } from "./outgoing/send.js";
 export { type ProgressListener, ProgressMeter, type TransferProgress } from "./progress.js";

@@ -4,19 +4,21 @@ import type { BlockRun, PagePlace, SentPages } from "./sent-pages.js";
 /** Chooses what goes out when nothing is asked for: first the runs that somebody knows to be wanted, then all the rest. */
 export class BackgroundFill {
   readonly #sent: SentPages;
-  readonly #first: readonly BlockRun[];
+  #first: readonly BlockRun[] = [];
   readonly #hostPageSizes: readonly number[];
   #nextFirst = 0;
   #cursor: PagePlace = { block: 0, page: 0 };
 
-  /**
-   * @param first In the order in which they are to go out; what of them was sent is passed over.
-   * @param hostPageSizes Of each block, in bytes.
-   */
-  constructor(sent: SentPages, first: readonly BlockRun[], hostPageSizes: readonly number[]) {
+  /** @param hostPageSizes Of each block, in bytes. */
+  constructor(sent: SentPages, hostPageSizes: readonly number[]) {
     this.#sent = sent;
-    this.#first = first;
     this.#hostPageSizes = hostPageSizes;
+  }
+
+  /** Prefers runs, in the order in which they are to go out; what of them was sent is passed over. */
+  prefer(runs: readonly BlockRun[]): void {
+    this.#first = runs;
+    this.#nextFirst = 0;
   }
 
   /** Goes on behind a place: what lies there is likely to be asked for next. */

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import type { ByteSink, ByteSource } from "../../../channels/index.js";
 import { asError } from "../../../errors/as-error.js";
-import { MachineError } from "../../../errors/index.js";
+import { FormatError, MachineError } from "../../../errors/index.js";
 import { PageBitmap } from "../../../memory/index.js";
 import {
   ByteReader,
@@ -35,6 +35,9 @@ const MOST_PONGS = 64;
 /** A destination that closes says why at the same time, if it does. */
 const LAST_WORD_MS = 1000;
 
+/** What channels fail with when they break. */
+const BROKEN_CODES: ReadonlySet<string> = new Set(["connection-closed", "io", "timeout"]);
+
 interface Waiter {
   readonly isMet: () => boolean;
   readonly resolve: () => void;
@@ -62,6 +65,7 @@ export class PostcopyConnection {
   #resumeAgreed = false;
   #shut = false;
   #failure: Error | undefined;
+  #isBroken = false;
 
   /** Begins to read the return path. */
   constructor(
@@ -73,7 +77,7 @@ export class PostcopyConnection {
     this.#returnPath = returnPath;
     this.#pages = pages;
     this.#onRequest = onRequest;
-    this.#listening = this.#listen().catch((error: unknown) => this.fail(asError(error)));
+    this.#listening = this.#listen().catch((error: unknown) => this.#break(brokenOff(error)));
   }
 
   /** Carries pages that were asked for, and only those; undefined without postcopy-preempt, or before it was opened. */
@@ -83,7 +87,11 @@ export class PostcopyConnection {
 
   /** Opens the preempt channel: the destination must have taken the main one for what it is by then (PONG). */
   async openPreempt(connect: () => Promise<ByteSink>): Promise<void> {
-    this.#preempt = await connect();
+    try {
+      this.#preempt = await connect();
+    } catch (error) {
+      this.#break(error);
+    }
     // It may have failed meanwhile, and its channels been closed.
     if (this.#failure !== undefined) this.close();
     this.throwFailure();
@@ -92,6 +100,11 @@ export class PostcopyConnection {
   /** Why the connection failed; undefined while it has not. */
   get failure(): Error | undefined {
     return this.#failure;
+  }
+
+  /** Whether it failed because a channel broke: the destination, if it runs the guest, waits for another connection. */
+  get isBroken(): boolean {
+    return this.#isBroken;
   }
 
   /** Whether the destination said that it has everything (SHUT). */
@@ -116,7 +129,7 @@ export class PostcopyConnection {
       await channel.write(bytes);
     } catch (error) {
       await this.#lastWord();
-      this.fail(asError(error));
+      this.#break(error);
     }
     this.throwFailure();
   }
@@ -163,6 +176,12 @@ export class PostcopyConnection {
     for (const channel of [this.main, this.#returnPath, this.#preempt]) {
       void channel?.close().catch(() => undefined);
     }
+  }
+
+  #break(reason: unknown): void {
+    const isFirst = this.#failure === undefined;
+    this.fail(asError(reason));
+    if (isFirst) this.#isBroken = reason instanceof MachineError && BROKEN_CODES.has(reason.code);
   }
 
   /** What the destination said before it closed tells more than that it did. */
@@ -233,9 +252,13 @@ export class PostcopyConnection {
   }
 }
 
-function closedByDestination(): MachineError {
-  return new MachineError(
-    "connection-closed",
-    "The destination closed the connection before it had all pages",
-  );
+/** A connection that breaks inside a message has broken, and is no bad message. */
+function brokenOff(error: unknown): Error {
+  const isCutOff = error instanceof FormatError && error.code === "truncated";
+  return isCutOff ? closedByDestination(error) : asError(error);
+}
+
+function closedByDestination(cause?: unknown): MachineError {
+  const message = "The destination closed the connection before it had all pages";
+  return new MachineError("connection-closed", message, {}, cause);
 }

@@ -35,13 +35,13 @@ export interface PageServerOptions {
   readonly sliceBytes?: number;
   /** Bytes a second of pages that nobody asked for; asked anew all the time. Default 0: as fast as they go. */
   readonly fillBytesPerSecond?: () => number;
-  /** What to send before all else that nobody asked for, in that order. */
-  readonly first?: readonly BlockRun[];
   /** How many requests are kept in order; default 131072. */
   readonly mostRecorded?: number;
   readonly clock?: Clock;
   /** Called after each write. */
   readonly onSent?: () => void;
+  /** Called when the end of the stream was written. */
+  readonly onAllSent?: () => void;
 }
 
 const CLUSTER_BYTES = 64 << 10;
@@ -87,7 +87,7 @@ export class PageServer {
     this.sent = new SentPages(source);
     this.#queue = new PageRequestQueue(source, this.sent);
     const pageSizes = source.blocks.map(({ hostPageSize }) => hostPageSize);
-    this.#fill = new BackgroundFill(this.sent, options.first ?? [], pageSizes);
+    this.#fill = new BackgroundFill(this.sent, pageSizes);
     this.#rate = new FillRate(this.#clock, options.fillBytesPerSecond ?? (() => 0));
     this.#counters = new PostcopyCounters(options.mostRecorded);
     this.#sliceBytes = options.sliceBytes ?? SLICE_BYTES;
@@ -96,6 +96,11 @@ export class PageServer {
 
   get statistics(): PostcopyStatistics {
     return this.#counters.statistics();
+  }
+
+  /** Everything written to the channels. */
+  get sentBytes(): number {
+    return this.#counters.sentBytes;
   }
 
   /** The first requests, in order, by numbers of block and host page: what a working set is made of. */
@@ -116,31 +121,19 @@ export class PageServer {
     this.#counters.recoveries += 1;
   }
 
+  /** Sends these pages before all others that nobody asked for, in that order. */
+  prefer(runs: readonly BlockRun[]): void {
+    this.#fill.prefer(runs);
+  }
+
   /**
    * Sends runs of pages as part of the RAM section, before the destination runs the guest: ordinary precopy. Pages without
    * content, and those that were sent, are passed over.
-   *
-   * @param mostBytes How many bytes of guest memory to send at most.
    */
-  async sendBeforeRun(
-    connection: PostcopyConnection,
-    runs: Iterable<BlockRun>,
-    mostBytes: number,
-  ): Promise<void> {
-    let leftBytes = mostBytes;
-    for (const run of runs) {
-      const hostPageSize = this.#hostPageSize(run.block);
-      for (const pending of [...this.sent.pendingIn(run)]) {
-        for (let { start } = pending; start < pending.end && leftBytes >= hostPageSize;) {
-          const most = pagesIn(Math.min(leftBytes, this.#sliceBytes), hostPageSize);
-          const piece = { block: run.block, start, end: Math.min(pending.end, start + most) };
-          const bytes = this.#take(piece);
-          this.#counters.backgroundBytes += bytes;
-          await this.#write(connection, this.#mainRecords, connection.main, [piece]);
-          leftBytes -= bytes;
-          start = piece.end;
-        }
-      }
+  async sendBeforeRun(connection: PostcopyConnection, runs: readonly BlockRun[]): Promise<void> {
+    this.prefer(runs);
+    for (let slice = this.#takeSlice(false); slice.length > 0; slice = this.#takeSlice(false)) {
+      await this.#write(connection, this.#mainRecords, connection.main, slice);
     }
   }
 
@@ -179,6 +172,7 @@ export class PageServer {
       else await this.#mainAlarm.wait(waitMs);
     }
     await this.#end(connection);
+    this.#options.onAllSent?.();
     await connection.shut();
   }
 
