@@ -74,7 +74,7 @@ export type {
 } from "./postcopy/postcopy-host.js";
 export type { OutgoingTarget } from "./outgoing/outgoing-target.js";
 export { StreamTarget, type StreamTargetOptions } from "./outgoing/stream-target.js";
-export type { PostcopyChannels } from "./outgoing/postcopy/connection.js";
+export type { PostcopyChannels, PreemptChannel } from "./outgoing/postcopy/connection.js";
 export type { HostPageSizeOf } from "./outgoing/postcopy/file-pages.js";
 export {
   lazyLoadMappedRam,

@@ -8,6 +8,7 @@ import {
   type LazyLoadOptions,
   type LazyLoadResult,
   openMappedRam,
+  type PreemptChannel,
   resumeLazyLoad,
 } from "../../src/engine/index.js";
 import { describeWithQemu } from "../support/describe-with-qemu.js";
@@ -48,11 +49,13 @@ function machineArgs(args: readonly string[]): { readonly args: readonly string[
 
 class Destination {
   readonly machine: QemuMachine;
+  readonly #early: boolean;
   #sockets = 0;
   #socket = "";
 
-  constructor(machine: QemuMachine) {
+  constructor(machine: QemuMachine, version: QemuVersion) {
     this.machine = machine;
+    this.#early = version === "7.2";
   }
 
   static async start(
@@ -63,7 +66,7 @@ class Destination {
     const options = { version, incoming: "defer", ...machineArgs(args) };
     const machine = await startQemu(guestMachine(workDir.path, options));
     await setCapabilities(machine, "postcopy-ram", ...capabilities);
-    return new Destination(machine);
+    return new Destination(machine, version);
   }
 
   /** Has it wait at a fresh address, and connects to it. */
@@ -75,6 +78,10 @@ class Destination {
 
   connect(): Promise<SocketChannel> {
     return connectSocket({ path: this.#socket }, `unix:${this.#socket}`);
+  }
+
+  get preempt(): PreemptChannel {
+    return { connect: () => this.connect(), early: this.#early };
   }
 
   async isPaused(): Promise<void> {
@@ -126,7 +133,7 @@ describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
       const channel = await destination.open("migrate-incoming");
       const result = await load(snapshot, channel, {
         ...SLOW_FILL,
-        connectPreempt: () => destination.connect(),
+        preempt: destination.preempt,
       });
       expect(await migrationEnd(destination.machine)).toBe("completed");
       await expectGoesOn(destination.machine, snapshot.state);
@@ -141,7 +148,7 @@ describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
       const snapshot = await saved(version);
       const destination = await Destination.start(version, capabilities);
       let channel = await destination.open("migrate-incoming");
-      const preempt = capabilities.length > 0 ? { connectPreempt: () => destination.connect() } : {};
+      const preempt = capabilities.length > 0 ? { preempt: destination.preempt } : {};
       let breaks = 0;
       const loading = load(snapshot, channel, {
         ...SLOW_FILL,

@@ -1,5 +1,5 @@
 /**
- * The values of the PINGs of a postcopy migration. QEMU's source numbers the first four so, but looks at none; what a PONG
+ * The values of the PINGs of a postcopy migration. QEMU's source numbers them so, but looks at none; what a PONG
  * says is where the PING stood.
  */
 export const PostcopyPing = {
@@ -11,6 +11,4 @@ export const PostcopyPing = {
   DEVICES_LOADED: 3,
   /** Behind the package: the thread that takes pages in reads the stream. */
   LISTENING: 4,
-  /** ramport's own, in front of the end of a stream with a preempt channel. */
-  BEFORE_END: 5,
 } as const;

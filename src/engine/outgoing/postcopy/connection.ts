@@ -26,6 +26,19 @@ export interface PostcopyChannels {
   readonly returnPath: ByteSource;
 }
 
+/** The second connection of postcopy-preempt. */
+export interface PreemptChannel {
+  readonly connect: () => Promise<ByteSink>;
+  /**
+   * Whether the destination wants it at once, as QEMU 7.1 and 7.2 do: they begin with nothing before they have both. Newer
+   * ones should have taken the main one before. Where it is not given, one that says nothing for a second counts as old.
+   */
+  readonly early?: boolean;
+}
+
+/** How long a destination may take to show that it does not wait for the preempt channel. */
+const PATIENCE_MS = 1000;
+
 /** Takes a page request; `offset` is where on the return path it stands. It may throw: that ends the connection. */
 export type PageRequestListener = (request: PageRequest, offset: number) => void;
 
@@ -55,6 +68,7 @@ export class PostcopyConnection {
   onEnd: (() => void) | undefined;
   readonly #returnPath: ByteSource;
   #preempt: ByteSink | undefined;
+  #isEarlyPreempt = false;
   readonly #pages: Pick<PageSource, "blocks" | "targetPageSize">;
   readonly #onRequest: PageRequestListener;
   readonly #pongs = new Set<number>();
@@ -85,8 +99,28 @@ export class PostcopyConnection {
     return this.#preempt;
   }
 
-  /** Opens the preempt channel: the destination must have taken the main one for what it is by then (PONG). */
-  async openPreempt(connect: () => Promise<ByteSink>): Promise<void> {
+  /** Whether the destination wanted the preempt channel at once: see {@link PreemptChannel}. */
+  get isEarlyPreempt(): boolean {
+    return this.#isEarlyPreempt;
+  }
+
+  /**
+   * Opens the preempt channel.
+   *
+   * @param isTaken Settles when the destination has taken the main channel for what it is: only the order tells it which
+   *   one is which.
+   */
+  async openPreempt({ connect, early }: PreemptChannel, isTaken: Promise<void>): Promise<void> {
+    this.#isEarlyPreempt = early ?? false;
+    if (early !== true) {
+      const patience = new AbortController();
+      const enough = sleep(PATIENCE_MS, undefined, { signal: patience.signal }).then(
+        () => (this.#isEarlyPreempt = true),
+        () => undefined,
+      );
+      await Promise.race([isTaken, ...(early === false ? [] : [enough])]);
+      patience.abort();
+    }
     try {
       this.#preempt = await connect();
     } catch (error) {

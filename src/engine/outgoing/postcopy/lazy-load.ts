@@ -1,11 +1,11 @@
-import type { ByteSink, RandomAccessSource } from "../../../channels/index.js";
+import type { RandomAccessSource } from "../../../channels/index.js";
 import { asError } from "../../../errors/as-error.js";
 import { CancelledError, throwIfAborted } from "../../../errors/index.js";
 import { type Clock, systemClock } from "../../clock.js";
 import type { MappedRamFile } from "../../mapped-ram/open.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
 import { type ProgressListener, ProgressMeter } from "../../progress.js";
-import { PostcopyConnection, type PostcopyChannels } from "./connection.js";
+import { PostcopyConnection, type PostcopyChannels, type PreemptChannel } from "./connection.js";
 import { type HostPageSizeOf, pagesOfMappedRam } from "./file-pages.js";
 import { PageServer } from "./page-server.js";
 import type { PageSource } from "./page-source.js";
@@ -46,10 +46,9 @@ export interface LazyLoadOptions {
   /** How many requests are kept in order; default 131072. */
   readonly mostRecorded?: number;
   /**
-   * Opens a second connection to the destination: its `postcopy-preempt` capability is on. Called when it accepts one, and
-   * again in each recovery.
+   * A second connection to the destination, whose `postcopy-preempt` capability is on. It is made again in each recovery.
    */
-  readonly connectPreempt?: () => Promise<ByteSink>;
+  readonly preempt?: PreemptChannel;
   /**
    * Makes another connection when one broke after the package was sent; then the destination usually waits
    * (`postcopy-paused`) for `migrate-recover`. `completed` says that it had everything already. What it throws, the load
@@ -167,14 +166,14 @@ class LazyLoad {
     channels: PostcopyChannels,
     begin: "start" | "recover",
   ): Promise<{ readonly reason: Error; readonly isBroken: boolean } | undefined> {
-    const { signal, connectPreempt } = this.#options;
+    const { signal, preempt } = this.#options;
     const connection = new PostcopyConnection(channels, this.#source, this.#server.request);
     const abort = (): void => connection.fail(new CancelledError(undefined, signal?.reason));
     signal?.addEventListener("abort", abort, { once: true });
     if (signal?.aborted === true) abort();
     try {
       if (begin === "start") await this.#start(connection);
-      else await recoverPostcopy(connection, this.#server, this.#source, connectPreempt);
+      else await recoverPostcopy(connection, this.#server, this.#source, preempt);
       this.#watchDevices(connection, begin);
       await this.#server.serve(connection, begin === "recover");
       return undefined;
@@ -189,19 +188,18 @@ class LazyLoad {
   }
 
   async #start(connection: PostcopyConnection): Promise<void> {
-    const { connectPreempt, prefetch } = this.#options;
+    const { preempt, prefetch } = this.#options;
     const { sent } = this.#server;
     const runs = prefetch === undefined ? [] : prefetchRuns(this.#source, sent, prefetch);
     await connection.write(this.#head.start);
     if (prefetch?.when === "before-run") await this.#server.sendBeforeRun(connection, runs);
     await connection.write(this.#head.betweenRam);
-    if (connectPreempt !== undefined) {
-      await connection.pong(PostcopyPing.RETURN_PATH);
-      await connection.openPreempt(connectPreempt);
+    if (preempt !== undefined) {
+      await connection.openPreempt(preempt, connection.pong(PostcopyPing.RETURN_PATH));
     }
     await connection.write(this.#discardOne());
     // The package is loaded by the thread that accepts connections: a channel that it has not taken by then, it never will.
-    if (connectPreempt !== undefined) await connection.pong(PostcopyPing.BEFORE_PACKAGE);
+    if (preempt !== undefined) await connection.pong(PostcopyPing.BEFORE_PACKAGE);
     await connection.write(this.#head.package);
     this.#reach("package-sent");
     if (prefetch?.when === "after-run") this.#server.prefer(runs);

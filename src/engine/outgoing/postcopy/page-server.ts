@@ -1,13 +1,7 @@
 import type { ByteSink } from "../../../channels/index.js";
 import { asError } from "../../../errors/as-error.js";
 import { assert, MachineError } from "../../../errors/index.js";
-import {
-  ByteWriter,
-  encodeCommand,
-  type PageRequest,
-  pingCommand,
-  SectionType,
-} from "../../../wire/index.js";
+import { ByteWriter, encodeEndOfSection, type PageRequest, SectionType } from "../../../wire/index.js";
 import { type Clock, systemClock } from "../../clock.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
 import { encodeRamPartEnd } from "../../stream-frames.js";
@@ -48,19 +42,18 @@ const CLUSTER_BYTES = 64 << 10;
 const SLICE_BYTES = 128 << 10;
 /** Runs in one slice: each names its block and costs a call that reads. */
 const MOST_RUNS = 32;
-/**
- * How long nothing but zero pages must have gone over the preempt channel before the stream is ended. QEMU before 8.0
- * closes that channel when it reads the end on the other one, and would lose what it has not read yet.
- */
-const QUIET_MS = 100;
+/** Pages on the preempt channel whose neighbours are still to be sent; beyond that, the fill brings them. */
+const MOST_NEIGHBOURS = 64;
 
 /**
  * Serves the pages of a stopped guest to a destination that runs it already: those that are asked for at once, with their
  * neighbours, all others in between. It outlives connections: see `recover`.
  *
  * Without a preempt channel one loop writes all of it to the main channel, between two slices of at most `sliceBytes`
- * looking for requests; with one, what is asked for goes there, from a loop of its own. Taking pages for sending is
- * synchronous, and so both can share the same {@link SentPages}.
+ * looking for requests; with one, what is asked for goes there, from a loop of its own, and its neighbours with
+ * priority over the main one: a destination that reads the end of the stream waits for pages that it asked for, and for no
+ * others, before it closes the preempt channel. Taking pages for sending is synchronous, and so both loops can share the
+ * same {@link SentPages}.
  */
 export class PageServer {
   readonly sent: SentPages;
@@ -75,8 +68,10 @@ export class PageServer {
   readonly #mainRecords: PageRecords;
   readonly #mainAlarm = new Alarm();
   readonly #preemptAlarm = new Alarm();
-  /** Pages with content that were asked for went over the preempt channel until then. */
-  #preemptBusyAtMs = -Infinity;
+  /** Around pages that went over the preempt channel. */
+  #neighbours: BlockRun[] = [];
+  /** Whether the end of the stream was written to this connection. */
+  #hasEnded = false;
 
   /** @throws FormatError `unsupported` for blocks that do not consist of whole host pages. */
   constructor(source: PageSource, options: PageServerOptions) {
@@ -149,6 +144,8 @@ export class PageServer {
       this.#mainAlarm.ring();
       this.#preemptAlarm.ring();
     };
+    this.#hasEnded = false;
+    this.#neighbours = [];
     const { preempt } = connection;
     const pumps = [this.#pumpMain(connection, devicesLoaded)];
     if (preempt !== undefined) pumps.push(this.#pumpPreempt(connection, preempt));
@@ -180,14 +177,24 @@ export class PageServer {
     const records = new PageRecords(this.#source, this.#clusterBytes);
     while (!connection.isShut) {
       connection.throwFailure();
+      if (this.#hasEnded && connection.isEarlyPreempt) {
+        const writer = new ByteWriter();
+        encodeEndOfSection(writer);
+        await this.#send(connection, preempt, writer.finish());
+        return;
+      }
       const wanted = this.#queue.take();
       if (wanted === undefined) {
         await this.#preemptAlarm.wait();
         continue;
       }
-      const pendingBytes = this.sent.pendingBytes;
-      await this.#answer(connection, records, preempt, wanted);
-      if (this.sent.pendingBytes < pendingBytes) this.#preemptBusyAtMs = this.#clock.now();
+      const [page, ...neighbours] = this.#clusterAround(wanted);
+      if (page === undefined) continue;
+      const alone = { ...page, end: page.start + 1 };
+      this.#neighbours.push({ ...page, start: alone.end }, ...neighbours);
+      this.#neighbours.splice(0, this.#neighbours.length - MOST_NEIGHBOURS);
+      await this.#answer(connection, records, preempt, wanted, [alone]);
+      this.#mainAlarm.ring();
       // Requests are read from the event loop, which a socket that takes everything would never give a turn.
       await this.#clock.turn();
     }
@@ -198,7 +205,12 @@ export class PageServer {
     const { main, preempt } = connection;
     const wanted = preempt === undefined ? this.#queue.take() : undefined;
     if (wanted !== undefined) {
-      await this.#answer(connection, this.#mainRecords, main, wanted);
+      await this.#answer(connection, this.#mainRecords, main, wanted, this.#clusterAround(wanted));
+      return 0;
+    }
+    const neighbours = this.#takeNeighbours();
+    if (neighbours.length > 0) {
+      await this.#write(connection, this.#mainRecords, main, neighbours);
       return 0;
     }
     const waitMs = this.#rate.waitMs();
@@ -232,16 +244,25 @@ export class PageServer {
     records: PageRecords,
     channel: ByteSink,
     wanted: WantedPage,
+    runs: readonly BlockRun[],
   ): Promise<void> {
-    const runs = this.#clusterAround(wanted);
-    for (const run of runs) {
-      this.#counters.askedForBytes += this.#take(run);
-      this.#counters.clusterPages += run.end - run.start;
-    }
+    for (const run of runs) this.#takeAskedFor(run);
     this.#counters.clusterPages -= 1;
     this.#counters.askedForPages += 1;
     await this.#write(connection, records, channel, runs);
     this.#counters.serviceTimes.add(this.#clock.now() - wanted.askedAtMs);
+  }
+
+  #takeNeighbours(): BlockRun[] {
+    const runs = this.#neighbours.flatMap((run) => (run.start < run.end ? this.sent.unsentIn(run) : []));
+    this.#neighbours = [];
+    for (const run of runs) this.#takeAskedFor(run);
+    return runs;
+  }
+
+  #takeAskedFor(run: BlockRun): void {
+    this.#counters.askedForBytes += this.#take(run);
+    this.#counters.clusterPages += run.end - run.start;
   }
 
   /** A page that is asked for, and the unsent ones around it: first those behind it, then those in front. */
@@ -287,20 +308,21 @@ export class PageServer {
     await this.#send(connection, channel, records.take());
   }
 
-  /** Ends the stream, once everything that has content is there. Zero pages that nobody asked for appear by themselves. */
+  /**
+   * Ends the stream, once everything that has content was sent. Zero pages that nobody asked for appear by themselves.
+   *
+   * A destination that was slow to read them may ask for some even then, and waits: so a preempt channel is kept in use until
+   * all is over. But QEMU 7.1 and 7.2 read it to its end before they go on, and then let go of who waits.
+   */
   async #end(connection: PostcopyConnection): Promise<void> {
     const { ramId, footers } = this.#options;
     const writer = new ByteWriter();
-    if (connection.preempt !== undefined) {
-      await this.#clock.sleep(Math.max(0, this.#preemptBusyAtMs + QUIET_MS - this.#clock.now()));
-      encodeCommand(writer, pingCommand(PostcopyPing.BEFORE_END));
-      await this.#send(connection, connection.main, writer.finish());
-      await connection.pong(PostcopyPing.BEFORE_END);
-    }
-    writer.clear().u8(SectionType.END).u32(ramId);
+    writer.u8(SectionType.END).u32(ramId);
     encodeRamPartEnd(writer, ramId, footers);
     writer.u8(SectionType.EOF);
     await this.#send(connection, connection.main, writer.finish());
+    this.#hasEnded = true;
+    this.#preemptAlarm.ring();
   }
 
   async #send(connection: PostcopyConnection, channel: ByteSink, bytes: Uint8Array): Promise<void> {

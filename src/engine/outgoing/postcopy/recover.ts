@@ -1,4 +1,3 @@
-import type { ByteSink } from "../../../channels/index.js";
 import {
   ByteWriter,
   encodeCommand,
@@ -6,7 +5,7 @@ import {
   plainCommand,
   receivedBitmapCommand,
 } from "../../../wire/index.js";
-import type { PostcopyConnection } from "./connection.js";
+import type { PostcopyConnection, PreemptChannel } from "./connection.js";
 import type { PageServer } from "./page-server.js";
 import type { PageSource } from "./page-source.js";
 
@@ -15,15 +14,29 @@ import type { PageSource } from "./page-source.js";
  * go on. It asks for what it waits for once more, so nothing has to be known of the connection before: a process that has
  * only the pages can do it.
  *
- * @param connectPreempt Opens another preempt channel, where there was one: a destination takes it once it has answered on
- *   the main one.
+ * @param preempt Another preempt channel, where there was one.
  * @throws The connection's failure.
  */
 export async function recoverPostcopy(
   connection: PostcopyConnection,
   server: PageServer,
   source: PageSource,
-  connectPreempt: (() => Promise<ByteSink>) | undefined,
+  preempt: PreemptChannel | undefined,
+): Promise<void> {
+  const writer = new ByteWriter();
+  const adopting = adoptReceived(connection, server, source);
+  // A destination that wants both channels answers only then.
+  if (preempt !== undefined) await connection.openPreempt(preempt, adopting);
+  await adopting;
+  encodeCommand(writer.clear(), plainCommand(MigrationCommand.POSTCOPY_RESUME));
+  await connection.write(writer.finish());
+  await connection.resumeAck();
+}
+
+async function adoptReceived(
+  connection: PostcopyConnection,
+  server: PageServer,
+  source: PageSource,
 ): Promise<void> {
   const writer = new ByteWriter();
   for (const [index, { name }] of source.blocks.entries()) {
@@ -31,8 +44,4 @@ export async function recoverPostcopy(
     await connection.write(writer.finish());
     server.sent.adoptReceived(index, await connection.receivedBitmap(name));
   }
-  if (connectPreempt !== undefined) await connection.openPreempt(connectPreempt);
-  encodeCommand(writer.clear(), plainCommand(MigrationCommand.POSTCOPY_RESUME));
-  await connection.write(writer.finish());
-  await connection.resumeAck();
 }
