@@ -29,6 +29,12 @@ export interface PageServerOptions {
   readonly sliceBytes?: number;
   /** Bytes a second of pages that nobody asked for; asked anew all the time. Default 0: as fast as they go. */
   readonly fillBytesPerSecond?: () => number;
+  /**
+   * Whether zero pages are sent only when they are asked for. Where nobody asked, they appear by themselves at the end; but
+   * a destination may ask when the end is on its way, and a QEMU of 10.2 or newer then waits for ever, unless there is a
+   * preempt channel to answer on. Default: with a preempt channel yes, without one no.
+   */
+  readonly zeroPagesWhenAsked?: boolean;
   /** How many requests are kept in order; default 131072. */
   readonly mostRecorded?: number;
   readonly clock?: Clock;
@@ -40,6 +46,8 @@ export interface PageServerOptions {
 
 const CLUSTER_BYTES = 64 << 10;
 const SLICE_BYTES = 128 << 10;
+/** Zero pages that go out at once: they are nothing on the wire, but the destination maps each of them. */
+const ZERO_SLICE_PAGES = 1024;
 /** Runs in one slice: each names its block and costs a call that reads. */
 const MOST_RUNS = 32;
 /** Pages on the preempt channel whose neighbours are still to be sent; beyond that, the fill brings them. */
@@ -70,6 +78,8 @@ export class PageServer {
   readonly #preemptAlarm = new Alarm();
   /** Around pages that went over the preempt channel. */
   #neighbours: BlockRun[] = [];
+  /** Whether all pages with content were sent, and the rest follows. */
+  #sendsZeroPages = false;
   /** Whether the end of the stream was written to this connection. */
   #hasEnded = false;
 
@@ -91,6 +101,11 @@ export class PageServer {
 
   get statistics(): PostcopyStatistics {
     return this.#counters.statistics();
+  }
+
+  /** Bytes of host pages with content that are still to be sent. */
+  get remainingBytes(): number {
+    return this.#sendsZeroPages ? 0 : this.sent.pendingBytes;
   }
 
   /** Everything written to the channels. */
@@ -145,6 +160,7 @@ export class PageServer {
       this.#preemptAlarm.ring();
     };
     this.#hasEnded = false;
+    this.#sendsZeroPages = false;
     this.#neighbours = [];
     const { preempt } = connection;
     const pumps = [this.#pumpMain(connection, devicesLoaded)];
@@ -165,12 +181,23 @@ export class PageServer {
       if (connection.isShut) throw tooEarly();
       const waitMs = await this.#sendOneThing(connection, loaded());
       if (waitMs === 0) await this.#clock.turn();
-      else if (waitMs === undefined && loaded() && this.sent.pendingBytes === 0) break;
-      else await this.#mainAlarm.wait(waitMs);
+      else if (waitMs === undefined && loaded()) {
+        if (this.#isAllSent(connection)) break;
+      } else await this.#mainAlarm.wait(waitMs);
     }
     await this.#end(connection);
     this.#options.onAllSent?.();
     await connection.shut();
+  }
+
+  /** Goes on with zero pages where those have to be sent too. */
+  #isAllSent({ preempt }: PostcopyConnection): boolean {
+    const whenAsked = this.#options.zeroPagesWhenAsked ?? preempt !== undefined;
+    if (!whenAsked && !this.#sendsZeroPages) {
+      this.#sendsZeroPages = true;
+      this.sent.pendAll();
+    }
+    return this.sent.pendingBytes === 0;
   }
 
   async #pumpPreempt(connection: PostcopyConnection, preempt: ByteSink): Promise<void> {
@@ -223,10 +250,12 @@ export class PageServer {
 
   /** Runs to send together: one alone would make crumbs of memory with holes. */
   #takeSlice(devicesLoaded: boolean): BlockRun[] {
+    const { targetPageSize } = this.#source;
+    const sliceBytes = this.#sendsZeroPages ? ZERO_SLICE_PAGES * targetPageSize : this.#sliceBytes;
     const runs: BlockRun[] = [];
     let bytes = 0;
-    while (bytes < this.#sliceBytes && runs.length < MOST_RUNS) {
-      const leftBytes = this.#sliceBytes - bytes;
+    while (bytes < sliceBytes && runs.length < MOST_RUNS) {
+      const leftBytes = sliceBytes - bytes;
       const run = this.#fill.nextFirst(leftBytes) ?? (devicesLoaded ? this.#fill.next(leftBytes) : undefined);
       if (run === undefined) break;
       // A huge page is a slice of its own.
@@ -234,6 +263,7 @@ export class PageServer {
       bytes += this.#take(run);
       runs.push(run);
     }
+    if (this.#sendsZeroPages) return runs;
     this.#rate.sent(bytes);
     this.#counters.backgroundBytes += bytes;
     return runs;

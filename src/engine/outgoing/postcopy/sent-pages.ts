@@ -17,7 +17,7 @@ interface BlockState {
   readonly hostPageSize: number;
   /** Host pages that went out, over whichever channel, or that the destination has. */
   sent: PageBitmap;
-  /** Those with content that did not. */
+  /** Those that did not and have to: with content, or all. */
   pending: PageBitmap;
 }
 
@@ -40,7 +40,7 @@ export class SentPages {
     this.#count();
   }
 
-  /** Bytes of host pages with content that are still to be sent. */
+  /** Bytes of host pages that are still to be sent: those with content, or all after {@link pendAll}. */
   get pendingBytes(): number {
     return this.#pendingBytes;
   }
@@ -79,6 +79,16 @@ export class SentPages {
       return { block, start, end: Math.min(pending.nextClear(start), start + mostPages(hostPageSize)) };
     }
     return undefined;
+  }
+
+  /** Makes all unsent pages pending, those without content too. */
+  pendAll(): void {
+    for (const state of this.#blocks) {
+      const everything = new PageBitmap(state.sent.pageCount);
+      everything.setRange(0, everything.pageCount);
+      state.pending = everything.without(state.sent);
+    }
+    this.#count();
   }
 
   /** Runs of pages with content that were not sent, among those of a run. */
