@@ -1,8 +1,10 @@
 import {
+  type ByteSink,
   type DescriptorSets,
   type MigrationUri,
   type OpenChannelOptions,
   openOutgoing,
+  type OutgoingChannel,
 } from "../../channels/index.js";
 import { asError } from "../../errors/as-error.js";
 import { CancelledError, MachineError, throwIfAborted, UsageError } from "../../errors/index.js";
@@ -22,12 +24,12 @@ import {
 } from "../../qapi/index.js";
 import type { Clock } from "../clock.js";
 import type { MigrationHost } from "../host.js";
-import { MigrationState } from "../migration-states.js";
+import { isInPostcopy, MigrationState } from "../migration-states.js";
 import { OutgoingMigration } from "../outgoing/outgoing-migration.js";
 import { resolveAddress } from "./address.js";
 import { checkMultifd, fileDirectIo } from "./file-channels.js";
 import { IncomingLoad } from "./incoming-load.js";
-import { type OutgoingWay, outgoingWay } from "./outgoing-way.js";
+import { type OutgoingWay, outgoingWay, wayOfPostcopy } from "./outgoing-way.js";
 
 /** What a machine wants to hear of its migrations. */
 export interface MigrationControlOptions {
@@ -61,6 +63,8 @@ export class MigrationControl {
   #opening: AbortController | undefined;
   /** Whether the last migration that began was an outgoing one. */
   #hasLeft = false;
+  /** Postcopy was asked for before the way was open. */
+  #wantsPostcopy = false;
   #error: string | undefined;
   #ended: Promise<Error | undefined> = Promise.resolve(undefined);
 
@@ -114,6 +118,7 @@ export class MigrationControl {
     this.#outgoing = undefined;
     this.#error = undefined;
     this.#hasLeft = true;
+    this.#wantsPostcopy = false;
     const opening = new AbortController();
     this.#opening = opening;
     this.#state.enter("setup");
@@ -124,7 +129,7 @@ export class MigrationControl {
     } catch (error) {
       this.#failedToOpen(error, opening.signal);
       // A destination that is not there is found out by QEMU when the command has returned.
-      if (uri.kind === "unix" || uri.kind === "tcp" || opening.signal.aborted) return;
+      if (isSocket(uri) || opening.signal.aborted) return;
       throw error;
     } finally {
       this.#opening = undefined;
@@ -161,10 +166,76 @@ export class MigrationControl {
     }
   }
 
-  /** Ends an outgoing migration, with the guest running on. While there is none it does nothing. */
+  /**
+   * Ends an outgoing migration, with the guest running on. While there is none it does nothing.
+   *
+   * @throws UsageError in postcopy: the guest is the destination's.
+   */
   cancel(): void {
-    this.#opening?.abort();
+    if (this.#outgoing === undefined || !isInPostcopy(this.#state.status)) this.#opening?.abort();
     this.#outgoing?.cancel();
+  }
+
+  /**
+   * Lets the guest of an outgoing migration go over to the destination as soon as it can (`migrate-start-postcopy`). Does
+   * nothing when the migration has ended meanwhile.
+   *
+   * @throws UsageError when there never was a migration, or `postcopy-ram` is off.
+   */
+  startPostcopy(): void {
+    if (!this.#capabilities["postcopy-ram"]) {
+      throw new UsageError("The migration cannot go over to postcopy: the capability postcopy-ram is off", {
+        hint: "turn it on at both sides before the migration starts",
+      });
+    }
+    if (this.#state.status === "none") {
+      throw new UsageError("Postcopy can be started only after the migration was");
+    }
+    this.#wantsPostcopy = true;
+    this.#outgoing?.startPostcopy();
+  }
+
+  /**
+   * Breaks the connection of a migration in postcopy, as if the network had (`migrate-pause`).
+   *
+   * @throws UsageError but in `postcopy-active` and `postcopy-recover`.
+   */
+  pause(): void {
+    const { status } = this.#state;
+    if (status !== "postcopy-active" && status !== "postcopy-recover") {
+      throw new UsageError("Only a migration in postcopy-active or postcopy-recover can be paused", {
+        actual: status,
+      });
+    }
+    this.#outgoing?.pause();
+  }
+
+  /**
+   * Goes on with an outgoing migration that is paused in postcopy (`migrate` with `resume`). Resolves once it is connected,
+   * or is paused again because nobody was there: {@link info} says so.
+   *
+   * @throws UsageError when it is not paused, or the way is none for postcopy.
+   */
+  async resume(target: MigrationTarget): Promise<void> {
+    const outgoing = this.#outgoing;
+    if (outgoing === undefined || this.#state.status !== "postcopy-paused") {
+      throw new UsageError("There is no paused postcopy migration that could be resumed");
+    }
+    const uri = resolveAddress(target);
+    const opening = new AbortController();
+    this.#opening = opening;
+    this.#state.enter("postcopy-recover-setup");
+    let channel: OutgoingChannel | undefined;
+    try {
+      channel = await this.#openChannel(uri, opening.signal);
+      outgoing.resume(wayOfPostcopy(channel, this.#capabilities, this.#openAgain(uri)));
+    } catch (error) {
+      await channel?.sink.close();
+      outgoing.resume(undefined, asError(error));
+      if (!isSocket(uri) && !opening.signal.aborted) throw error;
+    } finally {
+      this.#opening = undefined;
+    }
   }
 
   /**
@@ -203,7 +274,8 @@ export class MigrationControl {
 
   /** Ends whatever is under way, because the machine goes. */
   async close(): Promise<void> {
-    this.cancel();
+    this.#opening?.abort();
+    this.#outgoing?.abandon();
     this.#incoming?.abort();
     await this.#ended;
   }
@@ -219,18 +291,34 @@ export class MigrationControl {
   }
 
   async #open(uri: MigrationUri, signal: AbortSignal): Promise<OutgoingWay> {
+    const channel = await this.#openChannel(uri, signal);
+    const { clock } = this.#options;
+    try {
+      return outgoingWay(this.#host, channel, this.#capabilities, this.#parameters, {
+        openAgain: this.#openAgain(uri),
+        parameters: () => this.#parameters,
+        ...(clock === undefined ? {} : { clock }),
+      });
+    } catch (error) {
+      await channel.sink.close();
+      throw error;
+    }
+  }
+
+  async #openChannel(uri: MigrationUri, signal: AbortSignal): Promise<OutgoingChannel> {
     const channel = await openOutgoing(uri, {
       signal,
       directIo: fileDirectIo(this.#capabilities, this.#parameters),
       ...this.#channelOptions,
     });
-    try {
-      throwIfAborted(signal);
-      return outgoingWay(this.#host, channel, this.#capabilities, this.#parameters);
-    } catch (error) {
-      await channel.sink.close();
-      throw error;
-    }
+    if (!signal.aborted) return channel;
+    await channel.sink.close();
+    throw new CancelledError(undefined, signal.reason);
+  }
+
+  /** Another connection to the same place. */
+  #openAgain(uri: MigrationUri): (signal: AbortSignal) => Promise<ByteSink> {
+    return async (signal) => (await this.#openChannel(uri, signal)).sink;
   }
 
   #failedToOpen(error: unknown, signal: AbortSignal): void {
@@ -248,12 +336,14 @@ export class MigrationControl {
       parameters: () => this.#parameters,
       state: this.#state,
       ...(way.xbzrle === undefined ? {} : { xbzrle: way.xbzrle }),
+      ...(way.postcopy === undefined ? {} : { postcopy: way.postcopy }),
       onPass: (pass) => {
         if (pass > 1) onPass?.(pass);
       },
       ...(onGuest === undefined ? {} : { onGuest }),
       ...(clock === undefined ? {} : { clock }),
     });
+    if (this.#wantsPostcopy) this.#outgoing.startPostcopy();
     try {
       await this.#outgoing.run();
     } catch (error) {
@@ -277,6 +367,10 @@ export class MigrationControl {
       return new MachineError("io", what, {}, failure);
     }
   }
+}
+
+function isSocket({ kind }: MigrationUri): boolean {
+  return kind === "unix" || kind === "tcp";
 }
 
 /** Waits for work that never rejects, until the signal fires: then throws CancelledError. */

@@ -1,8 +1,10 @@
-import type { OutgoingChannel } from "../../channels/index.js";
+import type { ByteSink, OutgoingChannel } from "../../channels/index.js";
 import { UsageError } from "../../errors/index.js";
 import type { Capabilities, MigrationParameters } from "../../qapi/index.js";
 import type { MigrationHost } from "../host.js";
 import { MappedRamTarget } from "../outgoing/mapped-ram-target.js";
+import { OutgoingPostcopy, type OutgoingPostcopyOptions } from "../outgoing/postcopy/outgoing-postcopy.js";
+import type { PostcopyWay } from "../outgoing/postcopy/outgoing-postcopy.js";
 import type { OutgoingTarget } from "../outgoing/outgoing-target.js";
 import { StreamTarget } from "../outgoing/stream-target.js";
 import { XbzrleCache } from "../outgoing/xbzrle-cache.js";
@@ -12,6 +14,7 @@ import { fileChannels } from "./file-channels.js";
 export interface OutgoingWay {
   readonly target: OutgoingTarget;
   readonly xbzrle?: XbzrleCache;
+  readonly postcopy?: OutgoingPostcopy;
   /** To be called when everything has arrived. */
   close(): Promise<void>;
   /** To be called when it has not: nothing that looks whole is left. */
@@ -28,10 +31,51 @@ export function outgoingWay(
   channel: OutgoingChannel,
   capabilities: Capabilities,
   parameters: MigrationParameters,
+  postcopy: WayToPostcopy,
 ): OutgoingWay {
-  return capabilities["mapped-ram"]
-    ? mappedRamWay(host, channel, capabilities, parameters)
-    : streamWay(host, channel, capabilities, parameters);
+  if (capabilities["mapped-ram"]) return mappedRamWay(host, channel, capabilities, parameters);
+  return capabilities["postcopy-ram"]
+    ? postcopyWay(host, channel, capabilities, parameters, postcopy)
+    : streamWay(host.pageSize, channel, capabilities, parameters);
+}
+
+/** What postcopy has besides a channel. */
+export interface WayToPostcopy extends OutgoingPostcopyOptions {
+  /** Connects once more to where the channel goes. */
+  readonly openAgain: (signal: AbortSignal) => Promise<ByteSink>;
+}
+
+/**
+ * A connection of a migration that may go over to postcopy, or is in it.
+ *
+ * @throws UsageError for a channel without a return path.
+ */
+export function wayOfPostcopy(
+  { sink, returnPath }: OutgoingChannel,
+  capabilities: Capabilities,
+  openAgain: WayToPostcopy["openAgain"],
+): PostcopyWay {
+  if (returnPath === undefined) {
+    throw new UsageError("This way of migrating has no return path, which postcopy needs", {
+      hint: "use a socket, or turn postcopy-ram off",
+    });
+  }
+  return {
+    main: sink,
+    returnPath,
+    ...(capabilities["postcopy-preempt"] ? { openPreempt: openAgain } : {}),
+  };
+}
+
+function postcopyWay(
+  host: MigrationHost,
+  channel: OutgoingChannel,
+  capabilities: Capabilities,
+  parameters: MigrationParameters,
+  { openAgain, ...options }: WayToPostcopy,
+): OutgoingWay {
+  const postcopy = new OutgoingPostcopy(host, wayOfPostcopy(channel, capabilities, openAgain), options);
+  return { ...streamWay(host.pageSize, channel, capabilities, parameters, postcopy), postcopy };
 }
 
 function mappedRamWay(
@@ -57,12 +101,13 @@ function mappedRamWay(
 }
 
 function streamWay(
-  { pageSize }: MigrationHost,
+  pageSize: number,
   { sink, returnPath, file }: OutgoingChannel,
   capabilities: Capabilities,
   parameters: MigrationParameters,
+  postcopy?: OutgoingPostcopy,
 ): OutgoingWay {
-  const withReturnPath = capabilities["return-path"];
+  const withReturnPath = capabilities["return-path"] && postcopy === undefined;
   if (withReturnPath && returnPath === undefined) {
     throw new UsageError("This way of migrating has no return path", {
       hint: "turn return-path off, or use a socket",
@@ -72,6 +117,7 @@ function streamWay(
   const target = new StreamTarget(sink, {
     zeroPages: parameters["zero-page-detection"] !== "none",
     ...(withReturnPath && returnPath !== undefined ? { returnPath } : {}),
+    ...(postcopy === undefined ? {} : { postcopy: postcopy.preparation }),
     ...(xbzrle === undefined ? {} : { xbzrle }),
   });
   return {

@@ -1,4 +1,5 @@
 import type { KnownMigrationStatus, MigrationInfo, RamStats, XbzrleCacheStats } from "../../qapi/index.js";
+import { isInPostcopy } from "../migration-states.js";
 import type { PageCounts } from "../mapped-ram/placed-pages.js";
 
 /** What an outgoing migration has counted; times are milliseconds of its clock. */
@@ -7,12 +8,16 @@ export interface OutgoingCounters {
   setupMs: number | undefined;
   /** When the guest was stopped for the switch-over. */
   stopMs: number | undefined;
+  /** When the package had been sent with which the guest becomes the destination's, in postcopy. */
+  handedOverMs: number | undefined;
   endMs: number | undefined;
   /** `dirty-sync-count`. */
   rounds: number;
   dirtyPagesPerSecond: number;
   /** Bytes that had been sent when the guest was stopped. */
   precopyBytes: number | undefined;
+  /** Bytes that had been sent when it was handed over. */
+  handedOverBytes: number | undefined;
   /** `expected-downtime`; the limit until there is something to expect it from. */
   expectedDowntimeMs: number;
   /** Milliseconds that the last search for changed pages took. */
@@ -32,6 +37,8 @@ export interface OutgoingReadings {
   readonly pagesPerSecond: number;
   readonly throttlePercentage: number;
   readonly xbzrle: XbzrleCacheStats | undefined;
+  /** Requests of a destination that runs the guest already. */
+  readonly postcopyRequests: number;
   readonly error: string | undefined;
 }
 
@@ -43,16 +50,19 @@ export function outgoingInfo(counters: OutgoingCounters, readings: OutgoingReadi
   }
   // That somebody cancelled it is no error.
   if (status === "setup" || status === "cancelled") return { status };
-  const { startMs, endMs, setupMs, stopMs, expectedDowntimeMs } = counters;
+  const { startMs, endMs, setupMs, stopMs, handedOverMs, expectedDowntimeMs } = counters;
   const ended = status === "completed";
+  const stoodStillUntilMs = handedOverMs ?? (ended ? endMs : undefined);
   return {
     status,
     ram: ramStats(counters, readings),
     ...(xbzrle === undefined ? {} : { "xbzrle-cache": xbzrle }),
     "total-time": whole((endMs ?? nowMs) - startMs),
     ...(setupMs === undefined ? {} : { "setup-time": whole(setupMs) }),
-    ...(ended && endMs !== undefined ? { downtime: stopMs === undefined ? 0 : whole(endMs - stopMs) } : {}),
-    ...(ended ? {} : { "expected-downtime": whole(expectedDowntimeMs) }),
+    ...(stoodStillUntilMs === undefined
+      ? { "expected-downtime": whole(expectedDowntimeMs) }
+      : { downtime: stopMs === undefined ? 0 : whole(stoodStillUntilMs - stopMs) }),
+    ...(isInPostcopy(status) && error !== undefined ? { "error-desc": error } : {}),
     ...(ended ? {} : { remaining: readings.remainingBytes }),
     ...(throttlePercentage > 0 && !ended ? { "cpu-throttle-percentage": throttlePercentage } : {}),
   };
@@ -61,16 +71,17 @@ export function outgoingInfo(counters: OutgoingCounters, readings: OutgoingReadi
 function ramStats(counters: OutgoingCounters, readings: OutgoingReadings): RamStats {
   const { transferredBytes, remainingBytes, totalBytes, pages, pageSize } = readings;
   const precopyBytes = counters.precopyBytes ?? transferredBytes;
+  const handedOverBytes = counters.handedOverBytes ?? transferredBytes;
   return {
     total: totalBytes,
-    "postcopy-requests": 0,
+    "postcopy-requests": readings.postcopyRequests,
     "dirty-sync-count": counters.rounds,
     "multifd-bytes": 0,
     "pages-per-second": Math.round(readings.pagesPerSecond),
-    "downtime-bytes": transferredBytes - precopyBytes,
+    "downtime-bytes": handedOverBytes - precopyBytes,
     "page-size": pageSize,
     remaining: remainingBytes,
-    "postcopy-bytes": 0,
+    "postcopy-bytes": transferredBytes - handedOverBytes,
     mbps: (readings.bytesPerSecond * 8) / 1_000_000,
     transferred: transferredBytes,
     "dirty-sync-missed-zero-copy": 0,

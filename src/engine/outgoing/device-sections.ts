@@ -46,6 +46,11 @@ export class DeviceSectionWriter {
     );
   }
 
+  /** The sections alone, as they travel in a package. */
+  sections(): Uint8Array {
+    return this.#writer.finish();
+  }
+
   /** Everything that stands behind RAM: the sections, EOF, and the description in the layout of QEMU's own. */
   finish(): Uint8Array {
     const configuration = layOutJson(describeConfiguration(this.#configuration));

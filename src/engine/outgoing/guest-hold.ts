@@ -54,10 +54,14 @@ export class GuestHold {
     if (this.#stoppedAtRunCount !== runCount) this.#wasRunning = false;
   }
 
+  /** Whether nobody has let it go on since {@link hold}. */
+  get isHeld(): boolean {
+    return !this.#host.running && this.#host.runCount === this.#heldAtRunCount;
+  }
+
   /** @throws MachineError when it was let go on since {@link hold}. */
   check(): void {
-    if (!this.#host.running && this.#host.runCount === this.#heldAtRunCount) return;
-    throw disturbed("The guest was let go on during the switch-over");
+    if (!this.isHeld) throw disturbed("The guest was let go on during the switch-over");
   }
 
   /** Lets it go on if we stopped it. Where somebody has let it go on since, what it does now is as they want it. */

@@ -1,5 +1,5 @@
 import { asError } from "../../errors/as-error.js";
-import { CancelledError, UsageError } from "../../errors/index.js";
+import { assert, CancelledError, UsageError } from "../../errors/index.js";
 import type { KnownMigrationStatus, MigrationInfo } from "../../qapi/index.js";
 import {
   type Configuration,
@@ -12,20 +12,22 @@ import { type Clock, systemClock } from "../clock.js";
 import { encodeGlobalState } from "../global-state.js";
 import type { MigrationHost } from "../host.js";
 import { IGNORE_SHARED_CAPABILITY } from "../mapped-ram/capability.js";
-import { MigrationState } from "../migration-states.js";
+import { isInPostcopy, MigrationState } from "../migration-states.js";
 import { type OutgoingCounters, outgoingInfo } from "./counters.js";
 import { DeviceSectionWriter, RAM_SECTION_ID } from "./device-sections.js";
 import { GuestHold } from "./guest-hold.js";
 import type { OutgoingOptions } from "./outgoing-options.js";
 import type { OutgoingTarget } from "./outgoing-target.js";
+import type { OutgoingPostcopy, PostcopyWay } from "./postcopy/outgoing-postcopy.js";
 import { PrecopyRounds } from "./precopy-rounds.js";
 
 /**
- * The source's side of one precopy migration: rounds over changed memory while the guest runs, a switch-over once what is
- * left is small enough, and the guest's own again whenever that fails.
+ * The source's side of one migration: rounds over changed memory while the guest runs, a switch-over once what is left is
+ * small enough, or somebody wants postcopy, and the guest's own again whenever that fails.
  *
  * It ends in one of two ways: {@link run} resolves, and the guest stands still for good; or it rejects, and a guest that
- * ran before runs.
+ * ran before runs. In postcopy there is no way back: the guest is the destination's when it was handed over, a broken
+ * connection only pauses the migration, and what rejects then leaves the guest as it is.
  */
 export class OutgoingMigration {
   readonly #host: MigrationHost;
@@ -39,6 +41,7 @@ export class OutgoingMigration {
   /** Ends sleeps. */
   readonly #over = new AbortController();
   #continue: (() => void) | undefined;
+  #wantsPostcopy = false;
   #error: string | undefined;
 
   constructor(host: MigrationHost, target: OutgoingTarget, options: OutgoingOptions) {
@@ -53,10 +56,12 @@ export class OutgoingMigration {
       startMs: clock.now(),
       setupMs: undefined,
       stopMs: undefined,
+      handedOverMs: undefined,
       endMs: undefined,
       rounds: 0,
       dirtyPagesPerSecond: 0,
       precopyBytes: undefined,
+      handedOverBytes: undefined,
       expectedDowntimeMs: parameters()["downtime-limit"],
       syncMs: 0,
     };
@@ -71,19 +76,21 @@ export class OutgoingMigration {
   /** The answer to `query-migrate`. */
   get info(): MigrationInfo {
     const rounds = this.#rounds;
+    const { postcopy } = this.#options;
     return outgoingInfo(this.#counters, {
       status: this.#state.status,
       nowMs: this.#clock.now(),
-      transferredBytes: this.#target.transferredBytes,
-      remainingBytes: rounds.remainingBytes,
+      transferredBytes: this.#target.transferredBytes + (postcopy?.sentBytes ?? 0),
+      remainingBytes: postcopy?.remainingBytes ?? rounds.remainingBytes,
       totalBytes: rounds.totalBytes,
       pages: this.#target.pageCounts,
+      postcopyRequests: postcopy?.requests ?? 0,
       pageSize: this.#host.pageSize,
       bytesPerSecond: rounds.bandwidth.bytesPerSecond,
       pagesPerSecond: rounds.bandwidth.pagesPerSecond,
       throttlePercentage: rounds.throttlePercentage,
       xbzrle: this.#options.xbzrle?.stats,
-      error: this.#error,
+      error: this.#error ?? postcopy?.error?.message,
     });
   }
 
@@ -91,7 +98,8 @@ export class OutgoingMigration {
    * Migrates; to be called once.
    *
    * @throws CancelledError after {@link cancel}; MachineError when the other side or the channel failed, a RAM block was
-   *   resized, or memory changed while the guest stood still. The guest then runs if it ran before.
+   *   resized, or memory changed while the guest stood still. The guest then runs if it ran before, unless it is the
+   *   destination's by then.
    */
   async run(): Promise<void> {
     if (this.#state.status !== "setup") this.#state.enter("setup");
@@ -101,9 +109,13 @@ export class OutgoingMigration {
       await this.#target.drain();
       this.#throwIfCancelled();
       this.#state.enter("active");
-      if (this.#options.live !== false) await this.#rounds.run(sink, () => false);
+      if (this.#options.live !== false) await this.#rounds.run(sink, () => this.#wantsPostcopy);
+      // From here on it is one or the other.
+      const postcopy = this.#wantsPostcopy ? this.#options.postcopy : undefined;
+      await postcopy?.prepare();
       await this.#stopForSwitchOver();
-      await this.#finishPrecopy(sink);
+      if (postcopy === undefined) await this.#finishPrecopy(sink);
+      else await this.#goOverToPostcopy(postcopy);
       this.#counters.endMs = this.#clock.now();
       this.#state.enter("completed");
     } catch (error) {
@@ -113,13 +125,21 @@ export class OutgoingMigration {
     }
   }
 
-  /** Ends the migration with the guest running on; does nothing once it has ended. */
+  /**
+   * Ends the migration with the guest running on; does nothing once it has ended.
+   *
+   * @throws UsageError in postcopy: the guest is the destination's.
+   */
   cancel(): void {
     if (!this.#state.underWay || this.#cancelled) return;
+    if (isInPostcopy(this.#state.status)) {
+      throw new UsageError("A postcopy migration cannot be cancelled: the guest runs at the destination");
+    }
     if (this.#state.status === "failing") return;
     this.#state.enter("cancelling");
     this.#over.abort();
     this.#target.abort();
+    this.#options.postcopy?.abandon();
     this.#continue?.();
   }
 
@@ -133,6 +153,48 @@ export class OutgoingMigration {
       throw new UsageError(`The migration is not paused before its switch-over but ${this.#state.status}`);
     }
     this.#continue();
+  }
+
+  /** Lets the guest go over to the destination as soon as it can. Without the option `postcopy` it does nothing. */
+  startPostcopy(): void {
+    this.#wantsPostcopy = this.#options.postcopy !== undefined;
+  }
+
+  /**
+   * Breaks the connection of a postcopy migration (`migrate-pause`).
+   *
+   * @throws UsageError but in `postcopy-active` and `postcopy-recover`.
+   */
+  pause(): void {
+    const { status } = this.#state;
+    if (status !== "postcopy-active" && status !== "postcopy-recover") {
+      throw new UsageError("Only a migration in postcopy-active or postcopy-recover can be paused", {
+        actual: status,
+      });
+    }
+    this.#options.postcopy?.pause();
+  }
+
+  /**
+   * Goes on over another connection; the status is `postcopy-recover-setup`.
+   *
+   * @param way Undefined when there is none: then it is paused as before.
+   * @param error Why there is none.
+   */
+  resume(way: PostcopyWay | undefined, error?: Error): void {
+    const { postcopy } = this.#options;
+    assert(postcopy !== undefined, "only postcopy is resumed");
+    if (way !== undefined) postcopy.resume(way);
+    else {
+      postcopy.stayPaused(asError(error));
+      this.#state.enter("postcopy-paused");
+    }
+  }
+
+  /** Ends the migration in whatever state, because the machine ends: a guest that was handed over stays as it is. */
+  abandon(): void {
+    if (isInPostcopy(this.#state.status)) this.#options.postcopy?.abandon();
+    else this.cancel();
   }
 
   get #cancelled(): boolean {
@@ -195,6 +257,21 @@ export class OutgoingMigration {
     await target.finish();
   }
 
+  /** Hands the guest over with the pages missing that have not been sent, and serves them. */
+  async #goOverToPostcopy(postcopy: OutgoingPostcopy): Promise<void> {
+    const { bitmaps } = this.#rounds.pages;
+    const devices = this.#saveDevices();
+    this.#rounds.checkBlocks();
+    await postcopy.handOver(this.#target, bitmaps, devices.sections(), this.#guest, () => {
+      this.#throwIfCancelled();
+      this.#state.enter("postcopy-device");
+    });
+    this.#rounds.end();
+    this.#counters.handedOverMs = this.#clock.now();
+    this.#counters.handedOverBytes = this.#target.transferredBytes;
+    await postcopy.serve(this.#state);
+  }
+
   #saveDevices(): DeviceSectionWriter {
     const devices = new DeviceSectionWriter(this.#configuration, this.#host.pageSize);
     devices.add(encodeGlobalState(this.#guest.wasRunning));
@@ -215,9 +292,15 @@ export class OutgoingMigration {
   async #giveUp(error: unknown): Promise<unknown> {
     const cancelled = this.#cancelled;
     this.#error = asError(error).message;
+    if (isInPostcopy(this.#state.status)) {
+      // Abandoned it stays as it is: somebody may still mend it who has this guest's memory. Otherwise nobody can.
+      if (!(error instanceof CancelledError)) this.#state.enter("failed");
+      return error;
+    }
     try {
       if (!cancelled) this.#state.enter("failing");
       this.#target.abort();
+      this.#options.postcopy?.abandon();
       // The guest's own memory may still be read.
       await this.#target.overlapped?.settle().catch(() => undefined);
     } finally {

@@ -89,6 +89,7 @@ export class PrecopyRounds {
   end(): void {
     this.#context.host.throttle?.(0);
     this.#log?.stop();
+    this.#log = undefined;
   }
 
   /** A pass over dirty memory begins. */

@@ -7,6 +7,10 @@ import {
   type Configuration,
   encodeCommand,
   MigrationCommand,
+  pingCommand,
+  plainCommand,
+  postcopyAdviseCommand,
+  type PostcopyAdvice,
   type RamBlockEntry,
   RamFlag,
   type RamRecordSink,
@@ -18,6 +22,7 @@ import {
 } from "../../wire/index.js";
 import type { PageCounts } from "../mapped-ram/placed-pages.js";
 import type { RamSectionType } from "../migration-target.js";
+import { PostcopyPing } from "../postcopy/pings.js";
 import { encodeRamPartEnd, encodeRamStart, encodeStreamHead } from "../stream-frames.js";
 import type { OutgoingTarget } from "./outgoing-target.js";
 import { SLICE_BYTES } from "./slice.js";
@@ -28,10 +33,19 @@ import type { XbzrleCache } from "./xbzrle-cache.js";
 export interface StreamTargetOptions {
   /** The same connection's other direction: with it, the migration has ended when the destination says so. */
   readonly returnPath?: ByteSource;
+  /** The migration may go over to postcopy: somebody else reads the return path then. */
+  readonly postcopy?: PostcopyPreparation;
   /** Whether zero pages are looked for; otherwise they travel like all others. Default true. */
   readonly zeroPages?: boolean;
   /** Sends what changed in a page where that is less, from the second round on. */
   readonly xbzrle?: XbzrleCache;
+}
+
+/** What a stream says and hears that may go over to postcopy. */
+export interface PostcopyPreparation {
+  readonly advice: PostcopyAdvice;
+  /** Resolves when the destination says that it has loaded everything; rejects when it says or does anything else. */
+  readonly shut: () => Promise<void>;
 }
 
 /** Record heads of the smallest pages, block names and frames that come between two drains. */
@@ -48,6 +62,7 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
   readonly #sink: ByteSink;
   readonly #zeroPages: boolean;
   readonly #withReturnPath: boolean;
+  readonly #advice: PostcopyAdvice | undefined;
   readonly #xbzrle: XbzrleCache | undefined;
   /** Settled by the destination; its failure is thrown by whatever comes next. */
   readonly #shut: Promise<void> | undefined;
@@ -75,9 +90,12 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
     this.#sink = sink;
     this.#zeroPages = options.zeroPages ?? true;
     this.#xbzrle = options.xbzrle;
-    this.#withReturnPath = options.returnPath !== undefined;
-    if (options.returnPath === undefined) return;
-    this.#shut = awaitShut(options.returnPath);
+    const { returnPath, postcopy } = options;
+    this.#advice = postcopy?.advice;
+    this.#withReturnPath = returnPath !== undefined || postcopy !== undefined;
+    if (postcopy !== undefined) this.#shut = postcopy.shut();
+    else if (returnPath !== undefined) this.#shut = awaitShut(returnPath);
+    else return;
     this.#shut.then(
       () => {
         this.#hasShut = true;
@@ -106,7 +124,11 @@ export class StreamTarget implements OutgoingTarget, RamRecordSink {
     const writer = new ByteWriter();
     encodeStreamHead(writer, configuration);
     if (this.#withReturnPath) {
-      encodeCommand(writer, { command: MigrationCommand.OPEN_RETURN_PATH, data: new Uint8Array() });
+      encodeCommand(writer, plainCommand(MigrationCommand.OPEN_RETURN_PATH));
+    }
+    if (this.#advice !== undefined) {
+      encodeCommand(writer, pingCommand(PostcopyPing.RETURN_PATH));
+      encodeCommand(writer, postcopyAdviseCommand(this.#advice));
     }
     this.#put(writer.finish());
   }

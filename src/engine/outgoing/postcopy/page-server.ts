@@ -48,6 +48,7 @@ const CLUSTER_BYTES = 64 << 10;
 const SLICE_BYTES = 128 << 10;
 /** Zero pages that go out at once: they are nothing on the wire, but the destination maps each of them. */
 const ZERO_SLICE_PAGES = 1024;
+const LONGEST_WAIT_MS = 100;
 /** Runs in one slice: each names its block and costs a call that reads. */
 const MOST_RUNS = 32;
 /** Pages on the preempt channel whose neighbours are still to be sent; beyond that, the fill brings them. */
@@ -183,7 +184,9 @@ export class PageServer {
       if (waitMs === 0) await this.#clock.turn();
       else if (waitMs === undefined && loaded()) {
         if (this.#isAllSent(connection)) break;
-      } else await this.#mainAlarm.wait(waitMs);
+      }
+      // The limit may change meanwhile.
+      else await this.#mainAlarm.wait(waitMs && Math.min(waitMs, LONGEST_WAIT_MS));
     }
     await this.#end(connection);
     this.#options.onAllSent?.();
