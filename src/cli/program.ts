@@ -42,6 +42,7 @@ function hearOfLostOutput(): void {
 const COMMANDS: ReadonlyMap<string, () => Promise<(program: Command) => void>> = new Map([
   ["save", async () => (await import("./definitions/save.js")).addSave],
   ["restore", async () => (await import("./definitions/restore.js")).addRestore],
+  ["clone", async () => (await import("./definitions/clone.js")).addClone],
   ["seal", async () => (await import("./definitions/seal.js")).addSeal],
   ["receive", async () => (await import("./definitions/receive.js")).addReceive],
   ["send", async () => (await import("./definitions/send.js")).addSend],

@@ -41,6 +41,15 @@ export interface SchemaEntry {
   readonly [field: string]: unknown;
 }
 
+/** One entry of `query-machines`. */
+export interface MachineInfo {
+  readonly name: string;
+  readonly alias?: string;
+  readonly "is-default"?: boolean;
+  /** Name of the machine's RAM block, where no backend is named for it. Since 5.2. */
+  readonly "default-ram-id"?: string;
+}
+
 interface Command<Args, Returns> {
   readonly args: Args;
   readonly returns: Returns;
@@ -64,6 +73,9 @@ export interface QmpCommands {
   "query-name": Command<undefined, { readonly name?: string }>;
   "query-uuid": Command<undefined, { readonly UUID: string }>;
   "query-memory-size-summary": Command<undefined, MemorySizeSummary>;
+  "query-machines": Command<undefined, readonly MachineInfo[]>;
+  /** The answer is the property's value, of whatever type it has. */
+  "qom-get": Command<{ readonly path: string; readonly property: string }, unknown>;
   "query-qmp-schema": Command<undefined, readonly SchemaEntry[]>;
   "query-migrate": Command<undefined, MigrationInfo>;
   "query-migrate-capabilities": Command<undefined, readonly MigrationCapability[]>;
@@ -108,6 +120,15 @@ export const answerSchemas: { readonly [C in QmpCommandName]: v.GenericSchema<un
     "base-memory": v.number(),
     "plugged-memory": v.exactOptional(v.number()),
   }),
+  "query-machines": v.array(
+    v.object({
+      name: v.string(),
+      alias: v.exactOptional(v.string()),
+      "is-default": v.exactOptional(v.boolean()),
+      "default-ram-id": v.exactOptional(v.string()),
+    }),
+  ),
+  "qom-get": v.unknown(),
   "query-qmp-schema": v.array(v.looseObject({ name: v.string(), "meta-type": v.string() })),
   "query-migrate": migrationInfoSchema,
   "query-migrate-capabilities": migrationCapabilitiesSchema,

@@ -3,6 +3,16 @@
  *
  * @module
  */
+export {
+  type CloneCommandOptions,
+  type CloneOptions,
+  cloneVms,
+  planClone,
+  type PlanCloneOptions,
+  type PlannedClone,
+} from "./clone/clone.js";
+export type { MappedBlock } from "./clone/memory-plan.js";
+export type { CloneFacts, ClonesFacts, EndedClone, RunningClones } from "./clone/running-clones.js";
 export { receiveSnapshot, type ReceiveSnapshotOptions, type WrittenSnapshot } from "./receive.js";
 export { type RestoreOptions, type RestoreResult, restoreVm } from "./restore.js";
 export type { RestoreMethodName } from "./restore-method.js";

@@ -1,0 +1,63 @@
+import fs from "node:fs";
+
+import { ReadableFile } from "../../channels/index.js";
+import { findStaleBytes, type MappedRamFile } from "../../engine/index.js";
+import { FormatError } from "../../errors/index.js";
+import { openForMapping } from "../../snapshot/seal.js";
+import type { SnapshotMemory } from "./memory-plan.js";
+
+/** A snapshot whose page areas are a guest's memory as they are. */
+export interface SnapshotForClones {
+  readonly file: ReadableFile;
+  readonly skeleton: MappedRamFile;
+  readonly memory: SnapshotMemory;
+}
+
+/** How to open it. */
+export interface OpenForClonesOptions {
+  /** Where the snapshot begins in the file, in bytes. */
+  readonly offset?: number;
+  readonly signal?: AbortSignal;
+  readonly onMessage?: (message: string) => void;
+}
+
+/**
+ * Opens a snapshot for clones. That it is sealed is seen from the file itself, each time: a mark could be out of date.
+ *
+ * @throws FormatError when it is damaged, cannot be mapped, or holds old bytes of zero pages; MachineError `io`; CancelledError.
+ */
+export async function openForClones(path: string, options: OpenForClonesOptions): Promise<SnapshotForClones> {
+  const { offset, signal, onMessage } = options;
+  // QEMU may run in another folder, and a link may lead elsewhere tomorrow.
+  const file = ReadableFile.open(path);
+  try {
+    const skeleton = openForMapping(file, offset === undefined ? {} : { offset });
+    const seal = `run: ramport seal ${path}`;
+    const stale = await findStaleBytes(file, skeleton, signal);
+    if (stale !== undefined) {
+      throw new FormatError(
+        "unsupported",
+        `${path} holds old bytes of pages that are zero now, which its clones would see`,
+        { ...stale, path, hint: seal },
+      );
+    }
+    if ((fs.fstatSync(file.fd).mode & 0o222) !== 0)
+      onMessage?.(`${path} can be written to, which would change its clones under way; ${seal}`);
+    return { file, skeleton, memory: memoryOf(file, skeleton) };
+  } catch (error) {
+    file.close();
+    throw error;
+  }
+}
+
+function memoryOf(file: ReadableFile, { configuration, blocks }: MappedRamFile): SnapshotMemory {
+  return {
+    path: fs.realpathSync(file.absolutePath),
+    machine: configuration.machine,
+    blocks: blocks.map(({ name, usedLength, mapped }) => ({
+      name,
+      usedLength,
+      ...(mapped === undefined ? {} : { pagesOffset: mapped.pagesOffset }),
+    })),
+  };
+}
