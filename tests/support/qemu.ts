@@ -171,7 +171,12 @@ function escapeCommas(value: string): string {
   return value.replaceAll(",", ",,");
 }
 
-function machineArgs(options: StartQemuOptions, serialPath: string, sockets: readonly string[]): string[] {
+/** The arguments of a machine, behind those of {@link findQemu}: for what starts QEMUs itself. */
+export function machineArgs(
+  options: Omit<StartQemuOptions, "version">,
+  serialPath: string,
+  sockets: readonly string[] = [],
+): string[] {
   const { memoryBytes } = options;
   if (!Number.isInteger(memoryBytes / 8192)) {
     throw new UsageError("memoryBytes must be a multiple of 8 KiB", { actual: memoryBytes });

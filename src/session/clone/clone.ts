@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
@@ -201,6 +202,8 @@ async function startAll(job: CloneJob, count: number): Promise<Clone[]> {
   const failed = new AbortController();
   const { signal } = job.options;
   const either = signal === undefined ? failed.signal : AbortSignal.any([signal, failed.signal]);
+  // Each clone listens for it.
+  setMaxListeners(0, either);
   const processes: QemuProcess[] = [];
   let first: { readonly error: unknown } | undefined;
   const starting = Array.from({ length: count }, async (_, index) => {
