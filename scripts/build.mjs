@@ -32,7 +32,11 @@ async function bundleCommandLine() {
   fs.rmSync(CLI, { recursive: true, force: true });
   await esbuild.build({
     absWorkingDir: PROJECT,
-    entryPoints: [path.join("src", "cli", "main.ts")],
+    entryPoints: {
+      main: path.join("src", "cli", "main.ts"),
+      // A thread's own file: it is looked for beside the one that starts it.
+      "postcopy-worker": path.join("src", "hosts", "userfaultfd", "postcopy-worker.ts"),
+    },
     outdir: CLI,
     bundle: true,
     splitting: true,

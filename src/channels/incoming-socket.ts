@@ -4,6 +4,7 @@ import { setImmediate } from "node:timers/promises";
 import { FormatError, throwIfAborted } from "../errors/index.js";
 import type { ByteChannel, ByteSource } from "./byte-stream.js";
 import { connectSocket } from "./connect-socket.js";
+import type { DetachedConnection } from "./detach.js";
 import type { SocketChannel } from "./socket.js";
 import { SocketListener } from "./socket-listener.js";
 import { shareWithDirectoryOwner } from "./socket-path.js";
@@ -129,6 +130,13 @@ class OnlyConnection implements ByteSource {
   async close(): Promise<void> {
     await this.#channel.close();
     await this.#stopListening();
+  }
+
+  /** Gives the connection away: `detachConnection` says how. */
+  async detach(): Promise<DetachedConnection | undefined> {
+    const detached = await this.#channel.detach();
+    if (detached !== undefined) await this.#stopListening();
+    return detached;
   }
 
   async #checkOnly(listener: SocketListener): Promise<void> {

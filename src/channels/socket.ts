@@ -3,6 +3,8 @@ import net from "node:net";
 import { MachineError } from "../errors/index.js";
 import type { ByteChannel, RandomAccessSource } from "./byte-stream.js";
 import { type ByteReceiver, deliverByReading, type Delivery } from "./delivery.js";
+import type { DetachedConnection } from "./detach.js";
+import { duplicateDescriptor } from "./duplicate-descriptor.js";
 import { canSendFile, sendFile } from "./send-file.js";
 import { systemError } from "./system-error.js";
 
@@ -133,6 +135,20 @@ export class SocketChannel implements ByteChannel {
 
   end(): Promise<void> {
     return new Promise((resolve) => this.#socket.end(resolve));
+  }
+
+  /** Gives the connection away: `detachConnection` says how. */
+  async detach(): Promise<DetachedConnection | undefined> {
+    const fd = this.#handOverFd();
+    if (fd === undefined || !this.#ownBuffers) return undefined;
+    this.#paused = true;
+    this.#socket.pause();
+    if (this.#socket.writableLength > 0) await this.write(new Uint8Array());
+    const duplicate = duplicateDescriptor(fd);
+    const unread = this.#rest.slice();
+    this.#rest = new Uint8Array();
+    await this.close();
+    return { fd: duplicate, unread, peer: this.#peer };
   }
 
   close(): Promise<void> {

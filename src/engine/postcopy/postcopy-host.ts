@@ -146,6 +146,13 @@ export interface PostcopyHost {
   /** Bytes, one for each of the host's blocks, in its order. */
   readonly hostPageSizes: readonly number[];
   /**
+   * The source may go over to postcopy (POSTCOPY_ADVISE). A host that has to find out whether it can, or something to start
+   * that takes time, does it here.
+   *
+   * @throws MachineError `not-capable` when it cannot run while pages are missing: the migration is then refused.
+   */
+  prepare?(): void;
+  /**
    * Begins to listen. When it resolves, pages that were not received are missing and are asked for once they are touched.
    *
    * @param connection From here on the listener's: it reads and closes it.

@@ -1,0 +1,21 @@
+/**
+ * The thread that serves missing pages: its entry. `PostcopyThread` starts it.
+ *
+ * @module
+ */
+
+import { parentPort, workerData } from "node:worker_threads";
+
+import { PostcopyListener } from "../../engine/incoming/postcopy/postcopy-listener.js";
+import { assert } from "../../errors/index.js";
+import { PostcopyServer } from "./postcopy-server.js";
+import type { ThreadData, ThreadRequest } from "./thread-messages.js";
+
+const port = parentPort;
+assert(port !== null, "started as a thread");
+const server = new PostcopyServer(
+  workerData as ThreadData,
+  (message) => port.postMessage(message),
+  (start, connection, memory, events) => PostcopyListener.begin(start, memory, connection, events),
+);
+port.on("message", (request: ThreadRequest) => void server.take(request));

@@ -1,0 +1,162 @@
+import { expect, test } from "vitest";
+
+import { AlignedSlots } from "../../../src/channels/aligned-slots.js";
+import { connectSocket } from "../../../src/channels/index.js";
+import type { PostcopyListening, PostcopyStart, PostcopyStatus } from "../../../src/engine/index.js";
+import { MachineError } from "../../../src/errors/index.js";
+import { ThreadedPostcopy } from "../../../src/hosts/userfaultfd/threaded-postcopy.js";
+import { uffdCalls } from "../../../src/hosts/userfaultfd/system.js";
+import { PageBitmap } from "../../../src/memory/index.js";
+import { describeWithUserfaultfd } from "../../support/describe-with-userfaultfd.js";
+import { startPageSource } from "../../support/page-source.js";
+import { Random } from "../../support/random.js";
+import { RAM_ID, SOURCE_PAGE, sourcePage } from "../../support/source-pages.js";
+import { useWorkDir } from "../../support/work-dir.js";
+
+const PAGES = 2048;
+const BLOCK = "pc.ram";
+const workDir = useWorkDir();
+
+interface Guest {
+  readonly memory: Uint8Array;
+  readonly listening: PostcopyListening;
+  readonly statuses: PostcopyStatus[];
+  readonly lost: Error[];
+}
+
+/** Memory of WebAssembly as a guest has it, with some pages that have come before. */
+async function guest(path: string, received: readonly number[] = []): Promise<Guest> {
+  const memory = new Uint8Array(new AlignedSlots().take().buffer);
+  expect(memory.length).toBe(PAGES * SOURCE_PAGE);
+  // What it held before is not to be seen any more.
+  memory.fill(0xee);
+  const bitmap = new PageBitmap(PAGES);
+  for (const page of received) {
+    memory.set(sourcePage(BLOCK, page), page * SOURCE_PAGE);
+    bitmap.set(page);
+  }
+  const lost: Error[] = [];
+  const postcopy = new ThreadedPostcopy({
+    hostPageSizes: [SOURCE_PAGE],
+    regions: () => [{ address: uffdCalls().addressOf(memory), length: memory.length }],
+    lose: (error) => {
+      lost.push(error);
+      return Promise.resolve();
+    },
+  });
+  const channel = await connectSocket({ path }, path);
+  const statuses: PostcopyStatus[] = [];
+  const start: PostcopyStart = {
+    blocks: [
+      {
+        name: BLOCK,
+        index: 0,
+        usedLength: memory.length,
+        hostPageSize: SOURCE_PAGE,
+        received: bitmap.toBytes(),
+      },
+    ],
+    targetPageSize: SOURCE_PAGE,
+    ramSectionId: RAM_ID,
+    footers: true,
+    currentBlock: -1,
+    unread: new Uint8Array(),
+    offset: 0,
+    preempt: false,
+  };
+  const listening = await postcopy.listen(
+    start,
+    { main: channel, returnPath: channel },
+    { onStatus: (status) => statuses.push(status) },
+  );
+  return { memory, listening, statuses, lost };
+}
+
+function pageOf(memory: Uint8Array, page: number): Uint8Array {
+  return memory.subarray(page * SOURCE_PAGE, (page + 1) * SOURCE_PAGE);
+}
+
+function expectAll(memory: Uint8Array): void {
+  for (let page = 0; page < PAGES; page++) {
+    if (Buffer.compare(pageOf(memory, page), sourcePage(BLOCK, page)) !== 0) {
+      expect(page, "of another content").toBeUndefined();
+    }
+  }
+}
+
+describeWithUserfaultfd("memory of this thread whose pages come from another one", () => {
+  test("holds what the source has, wherever it is touched first", async () => {
+    const path = workDir.file("s");
+    const source = await startPageSource({ path, blocks: [{ name: BLOCK, pages: PAGES, sent: [5, 6] }] });
+    const { memory, listening, statuses } = await guest(path, [5, 6]);
+    listening.running();
+    expect(Buffer.compare(pageOf(memory, 6), sourcePage(BLOCK, 6))).toBe(0);
+    const random = new Random(1);
+    const waitsMs: number[] = [];
+    for (let count = 0; count < 600; count++) {
+      const page = random.below(PAGES);
+      const expected = sourcePage(BLOCK, page);
+      const startMs = performance.now();
+      const first = memory[page * SOURCE_PAGE + 4];
+      waitsMs.push(performance.now() - startMs);
+      expect(first).toBe(expected[4]);
+      if (Buffer.compare(pageOf(memory, page), expected) !== 0) expect(page).toBeUndefined();
+      memory[page * SOURCE_PAGE + 4] = expected[4] ?? 0;
+    }
+    source.order("fill");
+    const { requests, pages } = await listening.ended;
+    expectAll(memory);
+    expect(await source.shut()).toBe(requests);
+    expect(pages.normal + pages.zero).toBe(PAGES - 2);
+    expect(statuses).toEqual(["postcopy-active", "completed"]);
+    const missing = waitsMs.filter((ms) => ms > 0.005).sort((a, b) => a - b);
+    const us = (part: number): string =>
+      ((missing[Math.floor(missing.length * part)] ?? 0) * 1000).toFixed(0);
+    console.log(`${missing.length} waits for a page: p50 ${us(0.5)} us, p99 ${us(0.99)} us`);
+  });
+
+  test("is zero where it is missing when the migration breaks off before the guest runs, and the guest must not", async () => {
+    const path = workDir.file("s");
+    const source = await startPageSource({ path, blocks: [{ name: BLOCK, pages: PAGES }] });
+    const { memory, listening, statuses, lost } = await guest(path);
+    expect(Buffer.compare(pageOf(memory, 8), sourcePage(BLOCK, 8))).toBe(0);
+    source.order("break");
+    // Devices that are loaded at that time look at memory; they do not wait for ever.
+    expect(memory[9 * SOURCE_PAGE + 4]).toBe(0);
+    expect(() => listening.running()).toThrow(MachineError);
+    await expect(listening.ended).rejects.toMatchObject({ name: "MachineError", code: "connection-closed" });
+    expect(statuses).toEqual(["postcopy-active", "failed"]);
+    expect(lost).toEqual([]);
+  });
+
+  test("goes on over another connection, and a page that is waited for comes over that", async () => {
+    const path = workDir.file("s");
+    const source = await startPageSource({ path, blocks: [{ name: BLOCK, pages: PAGES }] });
+    const { memory, listening, statuses } = await guest(path);
+    listening.running();
+    source.order("fill-half");
+    expect(memory[4]).toBe(sourcePage(BLOCK, 0)[4]);
+    source.order("break");
+    await expect.poll(() => statuses.at(-1)).toBe("postcopy-paused");
+    const channel = await connectSocket({ path }, path);
+    await listening.recover({ main: channel, returnPath: channel });
+    expect(Buffer.compare(pageOf(memory, 1), sourcePage(BLOCK, 1))).toBe(0);
+    source.order("fill");
+    await listening.ended;
+    expectAll(memory);
+    expect(statuses).toEqual([
+      ...["postcopy-active", "postcopy-paused", "postcopy-recover", "postcopy-active", "completed"],
+    ]);
+  });
+
+  test("takes the guest from its thread when it is given up", async () => {
+    const path = workDir.file("s");
+    await startPageSource({ path, blocks: [{ name: BLOCK, pages: PAGES }] });
+    const { listening, statuses, lost } = await guest(path);
+    listening.running();
+    listening.abort(new Error("enough"));
+    await expect(listening.ended).rejects.toMatchObject({ code: "migration-failed" });
+    expect(lost).toHaveLength(1);
+    expect(statuses).toEqual(["postcopy-active", "failed"]);
+  });
+});
