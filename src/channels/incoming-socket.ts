@@ -41,6 +41,31 @@ export async function acceptSource(
 }
 
 /**
+ * Listens at the address until a source connects, and for the connections that it makes later.
+ *
+ * @param options.onListening Called when the socket listens, with the URI that a source can be pointed at.
+ * @throws UsageError; MachineError `io`; CancelledError.
+ */
+export async function acceptFirst(
+  uri: SocketUri,
+  options: {
+    readonly signal?: AbortSignal;
+    readonly onListening?: (uri: string) => void;
+    readonly tls?: TlsCredentials;
+  },
+): Promise<{ readonly source: ByteSource; readonly returnPath: ByteChannel; readonly more: SocketListener }> {
+  const listener = await listenAt(uri, options.tls);
+  try {
+    options.onListening?.(formatMigrationUri(connectable(uri, listener.port)));
+    const channel = await listener.accept(options.signal);
+    return { source: channel, returnPath: channel, more: listener };
+  } catch (error) {
+    await listener.close();
+    throw error;
+  }
+}
+
+/**
  * Listens at the address until a source has made all of its connections, in whatever order.
  *
  * @param count How many connections the source makes.

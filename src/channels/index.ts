@@ -12,6 +12,7 @@ export { acceptConnections } from "./incoming-socket.js";
 export type { DirectIo } from "./direct-io.js";
 export { ReadableFile, type ReadableFileOptions } from "./file.js";
 export {
+  type ConnectionsToCome,
   type IncomingChannel,
   type OpenChannelOptions,
   openIncoming,

@@ -2,7 +2,7 @@ import { throwIfAborted, UsageError } from "../errors/index.js";
 import type { ByteChannel, ByteSink, ByteSource, IncomingFile, OutgoingFile } from "./byte-stream.js";
 import { CommandSink, CommandSource } from "./command.js";
 import { type DescriptorSets, openDescriptor, openSecureDescriptor, TLS_NEEDS_SOCKET } from "./descriptor.js";
-import { acceptSource } from "./incoming-socket.js";
+import { acceptFirst, acceptSource } from "./incoming-socket.js";
 import type { DirectIo } from "./direct-io.js";
 import { openFileForReading, openFileForWriting } from "./open-file.js";
 import { connectSocket } from "./connect-socket.js";
@@ -16,6 +16,16 @@ export interface IncomingChannel {
   readonly returnPath?: ByteChannel;
   /** Regular files: the same file at any place, which a mapped-ram migration needs. Closing one closes the other. */
   readonly file?: IncomingFile;
+  /** Sockets, where several connections are expected: those that the source makes behind the first one. */
+  readonly more?: ConnectionsToCome;
+}
+
+/** Connections that a source may still make to where it was waited for. */
+export interface ConnectionsToCome {
+  /** @throws MachineError; CancelledError. */
+  accept(signal?: AbortSignal): Promise<ByteChannel>;
+  /** Stops listening. */
+  close(): Promise<void>;
 }
 
 /** Where a migration goes. What is there besides the sink says what it can do. */
@@ -51,7 +61,11 @@ export interface OpenChannelOptions {
  */
 export async function openIncoming(
   uri: MigrationUri,
-  options: OpenChannelOptions & { readonly onListening?: (uri: string) => void } = {},
+  options: OpenChannelOptions & {
+    readonly onListening?: (uri: string) => void;
+    /** Whether a source may make more connections than one; default false: one that does is refused. */
+    readonly several?: boolean;
+  } = {},
 ): Promise<IncomingChannel> {
   throwIfAborted(options.signal);
   checkTls(uri, options.tls);
@@ -78,7 +92,7 @@ export async function openIncoming(
       return { source: await CommandSource.start(uri.args) };
     case "unix":
     case "tcp":
-      return acceptSource(uri, options);
+      return options.several === true ? acceptFirst(uri, options) : acceptSource(uri, options);
   }
 }
 

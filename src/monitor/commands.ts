@@ -67,8 +67,8 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     // `detach` changes nothing for a program: QEMU keeps it for old ones.
     takes: { ...target, "detach?": "boolean", "resume?": "boolean" },
     run: (machine, args) => {
-      if (args.resume === true) throw new UsageError("There is no postcopy migration that could be resumed");
       const where = targetFrom(args);
+      if (args.resume === true) return machine.migration.resume(where);
       refuseBeforeMigrating(machine);
       return machine.migration.migrate(where);
     },
@@ -90,6 +90,13 @@ const COMMANDS: Readonly<Record<string, Command>> = {
         throw new UsageError(`Parameter 'state' does not accept value '${String(state)}'`);
       migration.continue(state);
     },
+  },
+  "migrate-start-postcopy": { takes: nothing, run: ({ migration }) => migration.startPostcopy() },
+  // In QEMU these two may be sent out of band, because its main thread can wait for a page. This monitor never does.
+  "migrate-pause": { takes: nothing, run: ({ migration }) => migration.pause() },
+  "migrate-recover": {
+    takes: { uri: "string" },
+    run: ({ migration }, args) => migration.recover(targetFrom(args)),
   },
 };
 
@@ -122,6 +129,9 @@ export async function runCommand(
 function refuseBeforeMigrating({ runState }: MonitoredMachine): void {
   if (runState === "inmigrate")
     throw new MachineError("not-capable", "Guest is waiting for an incoming migration");
+  // Once a guest was handed over in postcopy, it stays so even when that goes wrong.
+  if (runState === "finish-migrate")
+    throw new MachineError("not-capable", "There's a migration process in progress");
   if (runState === "postmigrate")
     throw new MachineError("not-capable", "Can't migrate the vm that was paused due to previous migration");
 }

@@ -55,4 +55,12 @@ export interface MonitoredMigration {
   incoming(target: MigrationTarget, exitOnError: boolean): Promise<void>;
   cancel(): void;
   continue(state: string): void;
+  /** The guest goes on at the destination as soon as it can (`migrate-start-postcopy`). */
+  startPostcopy(): void;
+  /** Breaks the connection of a postcopy migration, on either side (`migrate-pause`). */
+  pause(): void;
+  /** Goes on over a new connection, at the source (`migrate` with `resume`); resolves when it is under way. */
+  resume(target: MigrationTarget): Promise<void>;
+  /** Waits for a new connection, at the destination (`migrate-recover`); resolves when it listens. */
+  recover(target: MigrationTarget): Promise<void>;
 }

@@ -32,7 +32,7 @@ export const CAPABILITIES = [
   /** Sends the events MIGRATION and MIGRATION_PASS. */
   { name: "events", default: false, supported: true },
   /** The guest runs on the destination before all of its memory is there. */
-  off("postcopy-ram", "the engine cannot hold a guest's access back until its page has come"),
+  { name: "postcopy-ram", default: false, supported: true },
   /** Keeps a second machine in lockstep. */
   off("x-colo", "the engine does not replicate a machine continuously"),
   /** The source frees memory that was sent, in postcopy. */
@@ -46,7 +46,7 @@ export const CAPABILITIES = [
   /** Migrates the dirty bitmaps of block devices. */
   off("dirty-bitmaps", "the engine has no block layer, whose bitmaps it would migrate"),
   /** Measures how long CPUs wait for pages in postcopy. */
-  off("postcopy-blocktime", "it measures postcopy, which the engine does not do"),
+  { name: "postcopy-blocktime", default: false, supported: true },
   /** The destination takes the locks of its disks only when its guest starts: nothing to do without a block layer. */
   { name: "late-block-activate", default: false, supported: true },
   /** Leaves out memory that both sides share. */
@@ -58,7 +58,7 @@ export const CAPABILITIES = [
   /** The kernel sends pages without copying them. */
   off("zero-copy-send", "Node offers no zero-copy sending"),
   /** In postcopy, pages asked for overtake the others in a channel of their own. */
-  off("postcopy-preempt", "it is a part of postcopy, which the engine does not do"),
+  { name: "postcopy-preempt", default: false, supported: true },
   /** The destination says when the source may stop its guest. */
   off("switchover-ack", "the engine has no device that must be loaded before the guest stops"),
   /** Slows each CPU down to a limit of dirtied pages. */

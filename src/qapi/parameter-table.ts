@@ -78,10 +78,7 @@ export const PARAMETERS: Readonly<Record<ParameterName, ParameterSpec>> = {
     powerOfTwo: true,
     supported: true,
   },
-  "max-postcopy-bandwidth": {
-    ...integer(0, Number.MAX_SAFE_INTEGER, "bytes per second"),
-    ...no("it is for postcopy, which the engine does not do"),
-  },
+  "max-postcopy-bandwidth": { ...integer(0, Number.MAX_SAFE_INTEGER, "bytes per second"), supported: true },
   // Not less than cpu-throttle-initial either: a rule between two parameters.
   "max-cpu-throttle": { ...integer(1, 99, "percent"), supported: true },
   "multifd-compression": { type: "enum", values: MULTIFD_COMPRESSIONS, ...no(NO_MULTIFD) },

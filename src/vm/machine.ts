@@ -54,6 +54,8 @@ export class VirtualMachine implements MonitoredMachine {
   #receiving = false;
   /** What the guest did when it was stopped for the switch-over; undefined outside of one. */
   #beforeSwitchOver: KnownRunState | undefined;
+  /** The guest was handed over in postcopy: it must not run here again. */
+  #isGone = false;
   #isEnding = false;
   #end: (end: MachineEnd) => void = () => undefined;
 
@@ -163,7 +165,11 @@ export class VirtualMachine implements MonitoredMachine {
       return;
     }
     if (status === "device" || status === "pre-switchover") this.#enterSwitchOver();
+    if (status === "postcopy-device") this.#isGone = true;
     if (!hasEnded) return;
+    // In finish-migrate nobody lets it go on.
+    if (status !== "completed" && this.#isGone) return;
+    this.#isGone = false;
     if (status !== "completed") this.#leaveSwitchOver();
     else {
       this.#beforeSwitchOver = undefined;
@@ -225,16 +231,19 @@ function migrationOf(
     setCapabilities: (changes) => control.setCapabilities(changes),
     setParameters: (changes) => control.setParameters(changes),
     info: () => control.info(),
-    migrate: (target) => beginMigration(control, target),
+    migrate: (target) => unlessSlow(target, control.migrate(target)),
     incoming,
     cancel: () => control.cancel(),
     continue: (state) => control.continue(state),
+    startPostcopy: () => control.startPostcopy(),
+    pause: () => control.pause(),
+    resume: (target) => unlessSlow(target, control.resume(target)),
+    recover: (target) => control.recover(target),
   };
 }
 
 /** A destination may take long to answer: like QEMU, the command does not wait for it, so that it can be cancelled. */
-async function beginMigration(control: MigrationControl, target: MigrationTarget): Promise<void> {
-  const beginning = control.migrate(target);
+async function unlessSlow(target: MigrationTarget, beginning: Promise<void>): Promise<void> {
   if (!isSocket(target)) return beginning;
   const answered = new Promise<void>((resolve) => setImmediate(resolve));
   // What comes later is told by the migration's status.

@@ -58,6 +58,16 @@ class NotingMachine implements MonitoredMachine {
       },
       cancel: () => note("cancel"),
       continue: (state) => note("continue", state),
+      startPostcopy: () => note("startPostcopy"),
+      pause: () => note("pause"),
+      resume: (target) => {
+        note("resume", target);
+        return Promise.resolve();
+      },
+      recover: (target) => {
+        note("recover", target);
+        return Promise.resolve();
+      },
     };
   }
 
@@ -223,6 +233,24 @@ describe("ramport's own client", () => {
     expect(machine.calls.slice(2)).toEqual([
       ["incoming", { uri: "unix:/x" }, false],
       ["incoming", { uri: "unix:/y" }, true],
+    ]);
+  });
+
+  test("starts, breaks and mends a postcopy migration", async () => {
+    await using qmp = await connect();
+    await qmp.executeRaw("migrate-start-postcopy");
+    await qmp.executeRaw("migrate-pause");
+    // A source after its guest has gone is in postmigrate or finish-migrate: what can be resumed the migration knows.
+    machine.runState = "finish-migrate";
+    await qmp.executeRaw("migrate", { uri: "unix:/again", resume: true });
+    await qmp.executeRaw("migrate-recover", { uri: "unix:/again" });
+    await expect(qmp.executeRaw("migrate-recover", {})).rejects.toThrow(/'uri' is missing/);
+    await expect(qmp.executeRaw("migrate", { resume: true })).rejects.toThrow(/need either 'uri'/);
+    expect(machine.calls).toEqual([
+      ["startPostcopy"],
+      ["pause"],
+      ["resume", { uri: "unix:/again" }],
+      ["recover", { uri: "unix:/again" }],
     ]);
   });
 

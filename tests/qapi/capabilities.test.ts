@@ -20,12 +20,15 @@ test("what the engine supports", () => {
     "xbzrle",
     "auto-converge",
     "events",
+    "postcopy-ram",
     "return-path",
     "pause-before-switchover",
     "multifd",
+    "postcopy-blocktime",
     "late-block-activate",
     "x-ignore-shared",
     "validate-uuid",
+    "postcopy-preempt",
     "mapped-ram",
   ]);
   expect(PARAMETER_NAMES.filter((name) => PARAMETERS[name].supported)).toEqual([
@@ -38,6 +41,7 @@ test("what the engine supports", () => {
     "downtime-limit",
     "multifd-channels",
     "xbzrle-cache-size",
+    "max-postcopy-bandwidth",
     "max-cpu-throttle",
     "zero-page-detection",
     "direct-io",

@@ -89,14 +89,19 @@ describe("conflicts", () => {
     expect(findCapabilityConflict(DEFAULT_CAPABILITIES, { ...zlib, "tls-creds": "tls0" })).toBeUndefined();
   });
 
-  test("everything that the engine supports together, but for xbzrle beside mapped-ram and multifd", () => {
+  test("everything that the engine supports together, but for what mapped-ram, multifd and postcopy exclude", () => {
     const supported = capabilitiesFrom((spec) => spec.supported);
-    const without = (changes: Partial<Capabilities>): readonly string[] | undefined =>
-      findCapabilityConflict({ ...supported, ...changes }, DEFAULT_PARAMETERS)?.names;
-    expect(without({ multifd: false })).toEqual(["mapped-ram", "xbzrle"]);
-    expect(without({ "mapped-ram": false })).toEqual(["multifd", "xbzrle"]);
-    expect(without({ xbzrle: false })).toBeUndefined();
-    expect(without({ multifd: false, "mapped-ram": false })).toBeUndefined();
+    const without = (...names: readonly CapabilityName[]): readonly string[] | undefined => {
+      const off = Object.fromEntries(names.map((name) => [name, false]));
+      return findCapabilityConflict({ ...supported, ...off }, DEFAULT_PARAMETERS)?.names;
+    };
+    expect(without("multifd")).toEqual(["mapped-ram", "xbzrle"]);
+    expect(without("mapped-ram")).toEqual(["multifd", "xbzrle"]);
+    expect(without("xbzrle")).toEqual(["mapped-ram", "postcopy-ram"]);
+    expect(without("xbzrle", "mapped-ram")).toEqual(["postcopy-ram", "x-ignore-shared"]);
+    expect(without("xbzrle", "postcopy-ram")).toEqual(["postcopy-preempt", "postcopy-ram"]);
+    expect(without("xbzrle", "postcopy-ram", "postcopy-preempt")).toBeUndefined();
+    expect(without("multifd", "mapped-ram", "x-ignore-shared")).toBeUndefined();
   });
 });
 

@@ -136,7 +136,6 @@ describe("unsupported", () => {
     "tls-hostname": "a",
     "tls-authz": "a",
     "x-checkpoint-delay": 1,
-    "max-postcopy-bandwidth": 1,
     "multifd-compression": "zlib",
     "multifd-zlib-level": 2,
     "multifd-qatzip-level": 2,

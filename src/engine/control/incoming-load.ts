@@ -11,9 +11,11 @@ import type { Clock } from "../clock.js";
 import type { MigrationHost } from "../host.js";
 import type { IncomingRules } from "../incoming/host-checks.js";
 import { loadHost } from "../incoming/load-host.js";
-import { loadHostFromStream } from "../incoming/load-stream.js";
-import type { MigrationState } from "../migration-states.js";
+import { loadHostFromStream, type LoadStreamResult } from "../incoming/load-stream.js";
+import { isInPostcopy, type MigrationState } from "../migration-states.js";
+import type { PostcopyBlocktime } from "../postcopy/postcopy-host.js";
 import { checkMultifd, fileChannels, fileDirectIo } from "./file-channels.js";
+import { blocktimeInfo, IncomingPostcopy } from "./incoming-postcopy.js";
 
 /** Options of {@link IncomingLoad}. */
 export interface IncomingLoadOptions extends Pick<OpenChannelOptions, "descriptorSets"> {
@@ -31,6 +33,8 @@ export class IncomingLoad {
   readonly #state: MigrationState;
   readonly #options: IncomingLoadOptions;
   readonly #over = new AbortController();
+  readonly #postcopy: IncomingPostcopy;
+  #blocktime: PostcopyBlocktime | undefined;
   #loaded = false;
   #addresses: readonly SocketAddress[] = [];
   #error: string | undefined;
@@ -39,6 +43,14 @@ export class IncomingLoad {
     this.#host = host;
     this.#state = state;
     this.#options = options;
+    this.#postcopy = new IncomingPostcopy({
+      state,
+      preempt: () => options.capabilities()["postcopy-preempt"],
+      onRun: (loaded) => {
+        this.#loaded = true;
+        return options.onLoaded?.(loaded);
+      },
+    });
   }
 
   /** Whether the machine is the source's by now. */
@@ -48,10 +60,13 @@ export class IncomingLoad {
 
   get info(): MigrationInfo {
     const { status } = this.#state;
+    const error = this.#error ?? this.#postcopy.error;
+    const listens = status === "setup" || isInPostcopy(status);
     return {
       status,
-      ...(this.#error === undefined ? {} : { "error-desc": this.#error }),
-      ...(status === "setup" && this.#addresses.length > 0 ? { "socket-address": this.#addresses } : {}),
+      ...(error === undefined ? {} : { "error-desc": error }),
+      ...(listens && this.#addresses.length > 0 ? { "socket-address": this.#addresses } : {}),
+      ...(this.#blocktime === undefined ? {} : blocktimeInfo(this.#blocktime)),
     };
   }
 
@@ -73,6 +88,7 @@ export class IncomingLoad {
       const channel = openIncoming(uri, {
         signal: this.#over.signal,
         directIo: fileDirectIo(capabilities(), parameters()),
+        several: capabilities()["postcopy-preempt"],
         ...(descriptorSets === undefined ? {} : { descriptorSets }),
         onListening: (address) => {
           this.#addresses = socketAddress(address);
@@ -98,24 +114,49 @@ export class IncomingLoad {
   /** Breaks the load off, or the wait for it. */
   abort(): void {
     this.#over.abort();
+    this.#postcopy.abort();
+  }
+
+  /** Breaks the connection of a migration in postcopy. */
+  pause(): void {
+    this.#postcopy.pause();
+  }
+
+  /**
+   * Waits for the source of a paused migration at another address. Resolves when it listens there.
+   *
+   * @throws UsageError when it is not paused; MachineError when it cannot listen.
+   */
+  recover(uri: MigrationUri): Promise<void> {
+    return this.#postcopy.recover(uri, (address) => {
+      this.#addresses = socketAddress(address);
+    });
   }
 
   async #take(channel: IncomingChannel): Promise<Error | undefined> {
     try {
       this.#state.enter("active");
-      const { wasRunning } = await this.#load(channel);
-      this.#loaded = true;
-      await this.#options.onLoaded?.({ wasRunning });
+      const { wasRunning, postcopy } = await this.#load(channel);
+      if (postcopy === undefined) {
+        this.#loaded = true;
+        await this.#options.onLoaded?.({ wasRunning });
+      } else if (this.#options.capabilities()["postcopy-blocktime"]) this.#blocktime = postcopy.blocktime;
       this.#state.enter("completed");
       return undefined;
     } catch (error) {
       return this.#fail(error);
     } finally {
+      this.#postcopy.abort();
       await channel.source.close();
     }
   }
 
-  #load({ source, returnPath, file }: IncomingChannel): Promise<{ readonly wasRunning: boolean }> {
+  #load({
+    source,
+    returnPath,
+    file,
+    more,
+  }: IncomingChannel): Promise<Pick<LoadStreamResult, "wasRunning" | "postcopy">> {
     const capabilities = this.#options.capabilities();
     checkMultifd(capabilities);
     const { signal } = this.#over;
@@ -127,6 +168,7 @@ export class IncomingLoad {
       return loadHostFromStream(this.#host, source, {
         rules,
         signal,
+        postcopy: this.#postcopy.load(more),
         ...(returnPath === undefined ? {} : { returnPath }),
         ...(clock === undefined ? {} : { clock }),
       });

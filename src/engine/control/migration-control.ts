@@ -7,7 +7,7 @@ import {
   type OutgoingChannel,
 } from "../../channels/index.js";
 import { asError } from "../../errors/as-error.js";
-import { CancelledError, MachineError, throwIfAborted, UsageError } from "../../errors/index.js";
+import { CancelledError, MachineError, UsageError } from "../../errors/index.js";
 import {
   type Capabilities,
   type CapabilityChanges,
@@ -29,6 +29,8 @@ import { OutgoingMigration } from "../outgoing/outgoing-migration.js";
 import { resolveAddress } from "./address.js";
 import { checkMultifd, fileDirectIo } from "./file-channels.js";
 import { IncomingLoad } from "./incoming-load.js";
+import { cannotPostcopy } from "./incoming-postcopy.js";
+import { isSocket, settled } from "./opening.js";
 import { type OutgoingWay, outgoingWay, wayOfPostcopy } from "./outgoing-way.js";
 
 /** What a machine wants to hear of its migrations. */
@@ -148,6 +150,7 @@ export class MigrationControl {
     if (this.#state.underWay) throw new UsageError("A migration is under way already");
     if (this.#host.running) throw new UsageError("The guest runs, and an incoming migration replaces it");
     checkMultifd(this.#capabilities);
+    if (this.#capabilities["postcopy-ram"] && this.#host.postcopy === undefined) throw cannotPostcopy();
     const load = new IncomingLoad(this.#host, this.#state, {
       capabilities: () => this.#capabilities,
       parameters: () => this.#parameters,
@@ -207,7 +210,24 @@ export class MigrationControl {
         actual: status,
       });
     }
-    this.#outgoing?.pause();
+    if (this.#outgoing === undefined) this.#incoming?.pause();
+    else this.#outgoing.pause();
+  }
+
+  /**
+   * Waits at another address for the source of an incoming migration that is paused in postcopy (`migrate-recover`). Resolves
+   * when it listens there.
+   *
+   * @throws UsageError when it is not paused; MachineError when it cannot listen.
+   */
+  async recover(target: MigrationTarget): Promise<void> {
+    const incoming = this.#outgoing === undefined ? this.#incoming : undefined;
+    if (incoming === undefined || this.#state.status !== "postcopy-paused") {
+      throw new UsageError("Only an incoming migration that is paused in postcopy can be recovered", {
+        actual: this.#state.status,
+      });
+    }
+    await incoming.recover(resolveAddress(target));
   }
 
   /**
@@ -367,18 +387,4 @@ export class MigrationControl {
       return new MachineError("io", what, {}, failure);
     }
   }
-}
-
-function isSocket({ kind }: MigrationUri): boolean {
-  return kind === "unix" || kind === "tcp";
-}
-
-/** Waits for work that never rejects, until the signal fires: then throws CancelledError. */
-async function settled(work: Promise<unknown>, signal: AbortSignal): Promise<void> {
-  const aborted = new Promise<void>((resolve) => {
-    signal.addEventListener("abort", () => resolve(), { once: true });
-  });
-  throwIfAborted(signal);
-  await Promise.race([work, aborted]);
-  throwIfAborted(signal);
 }
