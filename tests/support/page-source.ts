@@ -5,10 +5,10 @@
  */
 
 import { once } from "node:events";
-import { Worker } from "node:worker_threads";
 
 import { onTestFinished } from "vitest";
 
+import { startThread } from "./start-thread.js";
 import type { SourceData, SourceOrder } from "./source-pages.js";
 
 /** A source in another thread. */
@@ -20,9 +20,7 @@ export interface PageSource {
 
 /** Starts one; it ends with the test. */
 export async function startPageSource(workerData: SourceData): Promise<PageSource> {
-  const url = new URL("./page-source-thread.ts", import.meta.url).href;
-  const script = `import("tsx/esm/api").then(({ register }) => { register(); return import("${url}"); })`;
-  const worker = new Worker(script, { workerData, eval: true });
+  const worker = startThread(new URL("./page-source-thread.ts", import.meta.url), workerData);
   onTestFinished(async () => {
     worker.postMessage("close");
     await once(worker, "exit");

@@ -19,6 +19,8 @@ export interface PostcopyMachine {
   readonly hostPageSizes: readonly number[];
   /** Where the blocks are, in the host's order; undefined for memory that is not only this process's. */
   regions(): readonly (MemoryRegion | undefined)[];
+  /** Keeps the guest from running while its pages cannot come, or lets it go on. */
+  hold(held: boolean): void;
   /** The guest lost pages for good: it is to stop and must not run again. */
   lose(error: Error): Promise<void>;
 }
@@ -109,6 +111,7 @@ class ThreadListening implements PostcopyListening {
       else if (message.kind === "failed") void this.#fail(errorFromData(message.error));
       else {
         const { status, error } = message;
+        machine.hold(status === "postcopy-paused" || status === "postcopy-recover");
         events.onStatus?.(status, error === undefined ? undefined : errorFromData(error));
       }
     });

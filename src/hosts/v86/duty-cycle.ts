@@ -1,7 +1,10 @@
 import type { V86Machine } from "./internals.js";
 
+/** How often a guest that is held is looked after. */
+const HELD_TURN_MS = 1000;
+
 /**
- * Lets a v86 rest after each turn of its main loop, so that it runs for a part of the time only.
+ * Lets a v86 rest after each turn of its main loop, so that it runs for a part of the time only, or not at all.
  *
  * A turn takes about a millisecond; the rest behind it is so long that the two are in the wanted proportion. A guest that
  * waits for an interrupt takes no time and needs no rest. The emulator knows nothing of it: it runs all the while.
@@ -9,6 +12,7 @@ import type { V86Machine } from "./internals.js";
 export class DutyCycle {
   readonly #machine: V86Machine;
   #percent = 0;
+  #isHeld = false;
   #restUntilMs = 0;
   #remove: (() => void) | undefined;
 
@@ -18,10 +22,14 @@ export class DutyCycle {
 
   /** @param percent Part of the time that the guest does not get: 0 (none) to 99. */
   set(percent: number): void {
-    const before = this.#percent;
     this.#percent = percent;
-    if (percent === 0) this.#remove?.();
-    if (percent > 0 && before === 0) this.#install();
+    this.#update();
+  }
+
+  /** Keeps the guest from running altogether, until it is let go again; the emulator goes on, and may be stopped. */
+  hold(held: boolean): void {
+    this.#isHeld = held;
+    this.#update();
   }
 
   /** Ends the rest or idle time that the emulator is in. Only while it runs. */
@@ -30,14 +38,22 @@ export class DutyCycle {
     this.#machine.next_tick(0);
   }
 
+  #update(): void {
+    const isNeeded = this.#percent > 0 || this.#isHeld;
+    if (isNeeded) this.#install();
+    else this.#remove?.();
+  }
+
   /** The objects get functions of their own, before the emulator's. */
   #install(): void {
+    if (this.#remove !== undefined) return;
     const machine = this.#machine;
     const { cpu } = machine;
     const runTurn = cpu.main_loop.bind(cpu);
     const wait = machine.yield.bind(machine);
     this.#restUntilMs = 0;
     cpu.main_loop = () => {
+      if (this.#isHeld) return HELD_TURN_MS;
       const startMs = performance.now();
       const idleMs = runTurn();
       const endMs = performance.now();
@@ -46,6 +62,7 @@ export class DutyCycle {
     };
     machine.yield = (delayMs, tick) => wait(Math.max(delayMs, this.#restUntilMs - performance.now()), tick);
     this.#remove = () => {
+      this.#remove = undefined;
       cpu.main_loop = runTurn;
       // The prototype's own is behind it.
       Reflect.deleteProperty(machine, "yield");

@@ -9,12 +9,15 @@ import {
   type MigrationHost,
   ShadowDirtyLog,
 } from "../../engine/host.js";
+import type { PostcopyHost } from "../../engine/postcopy/postcopy-host.js";
 import { HashDirtyLog } from "../../engine/dirty-log/hash-dirty-log.js";
 import { assert, MachineError, UsageError } from "../../errors/index.js";
 import { adviseHugePages } from "../huge-pages.js";
+import { ThreadedPostcopy } from "../userfaultfd/threaded-postcopy.js";
 import { DutyCycle } from "./duty-cycle.js";
 import { internalsOf, uartsOf, type V86Machine } from "./internals.js";
 import { SharedMemory, type SharedMemoryOptions } from "./shared-memory.js";
+import { memoryRegions } from "./memory-regions.js";
 import { clearTscOffset } from "./time-stamp-counter.js";
 import { readSections, restoreTree, saveSections } from "./state.js";
 
@@ -56,12 +59,20 @@ export class V86Host implements MigrationHost {
   readonly uuid?: Uint8Array;
   /** The emulator itself. */
   readonly emulator: V86;
+  /**
+   * Runs the guest while pages are missing: on Linux, with the optional package `koffi` and userfaultfd. A page that it
+   * touches blocks this whole thread, until another one has placed it.
+   */
+  readonly postcopy: PostcopyHost;
   readonly #machine: V86Machine;
+  readonly #threadedPostcopy: ThreadedPostcopy;
   readonly #dutyCycle: DutyCycle;
   readonly #dirtyLog: "shadow" | "hash";
   readonly #sharedMemory: SharedMemory | undefined;
   #runCount = 0;
   #stopping: Promise<void> | undefined;
+  /** Why the guest must not run: pages of it will never come. */
+  #lost: Error | undefined;
 
   private constructor(emulator: V86, options: V86AttachOptions, sharedMemory?: SharedMemoryOptions) {
     this.emulator = emulator;
@@ -71,6 +82,13 @@ export class V86Host implements MigrationHost {
     this.#dirtyLog = options.dirtyLog ?? "shadow";
     this.#sharedMemory =
       sharedMemory === undefined ? undefined : SharedMemory.map(this.#machine.cpu, sharedMemory);
+    this.#threadedPostcopy = new ThreadedPostcopy({
+      hostPageSizes: this.ramBlocks().map(() => this.pageSize),
+      regions: () => memoryRegions(this.#machine.cpu, this.ramBlocks()),
+      hold: (held) => this.#hold(held),
+      lose: (error) => this.#lose(error),
+    });
+    this.postcopy = this.#threadedPostcopy;
     // A file's memory is the file system's to arrange.
     if (sharedMemory === undefined) adviseHugePages(this.#machine.cpu.mem8.subarray(0));
   }
@@ -136,7 +154,9 @@ export class V86Host implements MigrationHost {
     ];
   }
 
+  /** @throws MachineError when a migration failed for good after the guest had begun to run here. */
   async run(): Promise<void> {
+    if (this.#lost !== undefined) throw this.#lost;
     // An emulator that is told to run while it stops never says that it stopped.
     await this.#stopping;
     if (this.running) return;
@@ -233,8 +253,20 @@ export class V86Host implements MigrationHost {
   }
 
   /** Stops the guest and gives the emulator's resources back. */
-  destroy(): Promise<void> {
-    return this.emulator.destroy();
+  async destroy(): Promise<void> {
+    await this.emulator.destroy();
+    await this.#threadedPostcopy.close();
+  }
+
+  /** While its pages cannot come, the guest would only block this thread. */
+  #hold(held: boolean): void {
+    this.#dutyCycle.hold(held);
+    if (!held && this.running) this.#dutyCycle.wake();
+  }
+
+  async #lose(error: Error): Promise<void> {
+    this.#lost = error;
+    await this.stop();
   }
 }
 

@@ -111,7 +111,7 @@ function openOfSize(path: string, bytes: number, use: SharedMemoryOptions["use"]
  * Whether all that a memory can grow to is reserved for it: usable up to its length, and without a gap unusable for
  * everybody from there on.
  */
-function isReserved(start: number, length: number): boolean {
+export function isReserved(start: number, length: number): boolean {
   let end = start;
   for (const line of fs.readFileSync("/proc/self/maps", "latin1").split("\n")) {
     const groups = /^(?<from>[0-9a-f]+)-(?<to>[0-9a-f]+) (?<access>\S+)/.exec(line)?.groups;

@@ -22,6 +22,7 @@ interface Guest {
   readonly listening: PostcopyListening;
   readonly statuses: PostcopyStatus[];
   readonly lost: Error[];
+  readonly held: boolean[];
 }
 
 /** Memory of WebAssembly as a guest has it, with some pages that have come before. */
@@ -36,9 +37,11 @@ async function guest(path: string, received: readonly number[] = []): Promise<Gu
     bitmap.set(page);
   }
   const lost: Error[] = [];
+  const held: boolean[] = [];
   const postcopy = new ThreadedPostcopy({
     hostPageSizes: [SOURCE_PAGE],
     regions: () => [{ address: uffdCalls().addressOf(memory), length: memory.length }],
+    hold: (isHeld) => held.push(isHeld),
     lose: (error) => {
       lost.push(error);
       return Promise.resolve();
@@ -69,7 +72,7 @@ async function guest(path: string, received: readonly number[] = []): Promise<Gu
     { main: channel, returnPath: channel },
     { onStatus: (status) => statuses.push(status) },
   );
-  return { memory, listening, statuses, lost };
+  return { memory, listening, statuses, lost, held };
 }
 
 function pageOf(memory: Uint8Array, page: number): Uint8Array {
@@ -132,7 +135,7 @@ describeWithUserfaultfd("memory of this thread whose pages come from another one
   test("goes on over another connection, and a page that is waited for comes over that", async () => {
     const path = workDir.file("s");
     const source = await startPageSource({ path, blocks: [{ name: BLOCK, pages: PAGES }] });
-    const { memory, listening, statuses } = await guest(path);
+    const { memory, listening, statuses, held } = await guest(path);
     listening.running();
     source.order("fill-half");
     expect(memory[4]).toBe(sourcePage(BLOCK, 0)[4]);
@@ -147,6 +150,7 @@ describeWithUserfaultfd("memory of this thread whose pages come from another one
     expect(statuses).toEqual([
       ...["postcopy-active", "postcopy-paused", "postcopy-recover", "postcopy-active", "completed"],
     ]);
+    expect(held).toEqual([false, true, true, false, false]);
   });
 
   test("takes the guest from its thread when it is given up", async () => {
