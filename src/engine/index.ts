@@ -83,7 +83,7 @@ export {
   type LazyLoadResult,
   resumeLazyLoad,
 } from "./outgoing/postcopy/lazy-load.js";
-export type { PostcopyStatistics } from "./outgoing/postcopy/postcopy-statistics.js";
+export type { PageServerStatistics } from "./outgoing/postcopy/postcopy-statistics.js";
 export type { NamedPageRun, Prefetch } from "./outgoing/postcopy/prefetch.js";
 export { saveHost, type SaveHostOptions, type SaveHostResult } from "./outgoing/save-host.js";
 export { sendMappedRam, type SendOptions, type SendResult } from "./outgoing/send.js";

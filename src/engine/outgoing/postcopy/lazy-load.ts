@@ -10,7 +10,7 @@ import { type HostPageSizeOf, pagesOfMappedRam } from "./file-pages.js";
 import { PageServer } from "./page-server.js";
 import type { PageSource } from "./page-source.js";
 import { encodeDiscard, encodePostcopyHead, type PostcopyHead } from "./postcopy-head.js";
-import type { PostcopyStatistics } from "./postcopy-statistics.js";
+import type { PageServerStatistics } from "./postcopy-statistics.js";
 import { namedRun, type NamedPageRun, type Prefetch, prefetchRuns } from "./prefetch.js";
 import { recoverPostcopy } from "./recover.js";
 
@@ -68,7 +68,7 @@ export interface LazyLoadOptions {
 
 /** How a lazy load went. */
 export interface LazyLoadResult {
-  readonly statistics: PostcopyStatistics;
+  readonly statistics: PageServerStatistics;
   /** Milliseconds from the beginning to each milestone that this process saw. */
   readonly milestones: Readonly<Partial<Record<LazyLoadMilestone, number>>>;
   /** What the destination asked for, in order, as host pages; the first `mostRecorded` requests. */

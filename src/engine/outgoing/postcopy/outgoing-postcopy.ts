@@ -18,7 +18,7 @@ import { RAM_SECTION_ID } from "../device-sections.js";
 import type { GuestHold } from "../guest-hold.js";
 import type { OutgoingTarget } from "../outgoing-target.js";
 import type { PostcopyPreparation } from "../stream-target.js";
-import { type PostcopyChannels, PostcopyConnection } from "./connection.js";
+import { type PostcopyChannels, PostcopyConnection, type PreemptChannel } from "./connection.js";
 import { type DiscardedBlock, discardCommands, missByHostPages } from "./discards.js";
 import { HostPageSource } from "./host-page-source.js";
 import { packDevices, PING_PACKAGED_LOADED } from "./package.js";
@@ -104,11 +104,9 @@ export class OutgoingPostcopy {
    * @throws MachineError when the destination does not take another connection.
    */
   async prepare(): Promise<void> {
-    const { openPreempt } = this.#way;
-    if (openPreempt === undefined) return;
-    // Connections that come at the same moment could be mixed up there: this one comes when the main one is known.
-    await this.#connection.pong(PostcopyPing.RETURN_PATH);
-    await this.#connection.openPreempt(() => openPreempt(this.#over.signal));
+    const preempt = this.#preemptChannel();
+    if (preempt === undefined) return;
+    await this.#connection.openPreempt(preempt, this.#connection.pong(PostcopyPing.RETURN_PATH));
   }
 
   /**
@@ -255,6 +253,11 @@ export class OutgoingPostcopy {
     );
   }
 
+  #preemptChannel(): PreemptChannel | undefined {
+    const { openPreempt } = this.#way;
+    return openPreempt && { connect: () => openPreempt(this.#over.signal), early: false };
+  }
+
   #pause(state: MigrationState, error: Error): void {
     this.#error = error;
     this.#connection.close();
@@ -270,9 +273,7 @@ export class OutgoingPostcopy {
       const connection = this.#connect(this.#way);
       this.#connection = connection;
       try {
-        const { openPreempt } = this.#way;
-        const connectPreempt = openPreempt && ((): Promise<ByteSink> => openPreempt(this.#over.signal));
-        await recoverPostcopy(connection, server, this.#source, connectPreempt);
+        await recoverPostcopy(connection, server, this.#source, this.#preemptChannel());
         this.#error = undefined;
         state.enter("postcopy-active");
         return;

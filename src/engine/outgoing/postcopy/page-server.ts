@@ -10,7 +10,7 @@ import { BackgroundFill, FillRate, pagesIn } from "./background-fill.js";
 import type { PostcopyConnection } from "./connection.js";
 import { PageRecords } from "./page-records.js";
 import { checkHostPages, type PageSource } from "./page-source.js";
-import { PostcopyCounters, type PostcopyStatistics } from "./postcopy-statistics.js";
+import { PostcopyCounters, type PageServerStatistics } from "./postcopy-statistics.js";
 import { PageRequestQueue, type WantedPage } from "./request-queue.js";
 import { type BlockRun, type PagePlace, SentPages } from "./sent-pages.js";
 
@@ -100,7 +100,7 @@ export class PageServer {
     this.#mainRecords = new PageRecords(source, Math.max(this.#sliceBytes, this.#clusterBytes));
   }
 
-  get statistics(): PostcopyStatistics {
+  get statistics(): PageServerStatistics {
     return this.#counters.statistics();
   }
 

@@ -2,7 +2,7 @@ import type { PagePlace } from "./sent-pages.js";
 import { ServiceTimes } from "./service-times.js";
 
 /** What a page server did, over all connections. */
-export interface PostcopyStatistics {
+export interface PageServerStatistics {
   /** Requests of the destination; some ask for the same page again. */
   readonly requests: number;
   /** Pages that were sent because they were asked for. Those in {@link requests} beside them were on their way already. */
@@ -24,7 +24,7 @@ export interface PostcopyStatistics {
 /** Requests that are kept in order, for a working set: 2 MiB of numbers. */
 const MOST_RECORDED = 128 << 10;
 
-/** Gathers {@link PostcopyStatistics}. */
+/** Gathers {@link PageServerStatistics}. */
 export class PostcopyCounters {
   requests = 0;
   askedForPages = 0;
@@ -52,7 +52,7 @@ export class PostcopyCounters {
     if (this.#recorded.length < this.#mostRecorded) this.#recorded.push(place);
   }
 
-  statistics(): PostcopyStatistics {
+  statistics(): PageServerStatistics {
     const { requests, askedForPages, clusterPages, askedForBytes, backgroundBytes } = this;
     const { sentBytes, recoveries } = this;
     const p50 = this.serviceTimes.percentile(0.5);
