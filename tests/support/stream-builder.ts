@@ -123,10 +123,10 @@ export function buildStream(spec: StreamSpec = {}): BuiltStream {
 
 /** The content of a page of the stream: no two bytes alike in a row, so that a shift shows. */
 export function pageContent(fill: number): Buffer {
-  return fill === 0
-    ? Buffer.alloc(PAGE)
-    : Buffer.from(Uint8Array.from({ length: PAGE }, (_, index) => (fill + index) & 0xff));
+  return fill === 0 ? Buffer.alloc(PAGE) : Buffer.from(COUNTING.subarray(fill & 0xff, (fill & 0xff) + PAGE));
 }
+
+const COUNTING = Uint8Array.from({ length: PAGE + 256 }, (_, index) => index & 0xff);
 
 function putRam(writer: ByteWriter, spec: StreamSpec, mark: (place: StreamPlace) => void): void {
   const blocks = spec.blocks ?? DEFAULT_BLOCKS;

@@ -159,6 +159,7 @@ export class PostcopyConnection {
   /** Writes to one of the connection's channels. A failure is the connection's, and its reason is thrown. */
   async writeTo(channel: ByteSink, bytes: Uint8Array): Promise<void> {
     this.throwFailure();
+    if (bytes.length === 0) return;
     try {
       await channel.write(bytes);
     } catch (error) {

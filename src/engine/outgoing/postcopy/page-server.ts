@@ -287,15 +287,24 @@ export class PageServer {
   }
 
   #takeNeighbours(): BlockRun[] {
-    const runs = this.#neighbours.flatMap((run) => (run.start < run.end ? this.sent.unsentIn(run) : []));
-    this.#neighbours = [];
-    for (const run of runs) this.#takeAskedFor(run);
+    const runs: BlockRun[] = [];
+    for (let bytes = 0; bytes < this.#sliceBytes;) {
+      const next = this.#neighbours.shift();
+      if (next === undefined) break;
+      // Two of them may overlap: each is looked at when those before it were taken.
+      for (const run of this.sent.unsentIn(next)) {
+        bytes += this.#takeAskedFor(run);
+        runs.push(run);
+      }
+    }
     return runs;
   }
 
-  #takeAskedFor(run: BlockRun): void {
-    this.#counters.askedForBytes += this.#take(run);
+  #takeAskedFor(run: BlockRun): number {
+    const bytes = this.#take(run);
+    this.#counters.askedForBytes += bytes;
     this.#counters.clusterPages += run.end - run.start;
+    return bytes;
   }
 
   /** A page that is asked for, and the unsent ones around it: first those behind it, then those in front. */
