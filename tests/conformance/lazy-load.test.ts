@@ -21,7 +21,8 @@ import {
   migrationOf,
   setCapabilities,
 } from "../support/migrating-guest.js";
-import { type QemuMachine, type QemuVersion, startQemu } from "../support/qemu.js";
+import { reserveHugePages } from "../support/huge-pages.js";
+import { type QemuMachine, type QemuVersion, startQemu, type StartQemuOptions } from "../support/qemu.js";
 import { ramportJson } from "../support/ramport-cli.js";
 import { useWorkDir } from "../support/work-dir.js";
 
@@ -32,9 +33,12 @@ interface Saved {
   readonly state: GuestState;
 }
 
+/** The machine beyond the ordinary one. */
+type Extra = Partial<Pick<StartQemuOptions, "machine" | "memoryBytes" | "args">>;
+
 /** A snapshot of the guest that checks its memory; saved by ramport, so that 7.2 has one too. */
-async function saved(version: QemuVersion, args: readonly string[] = []): Promise<Saved> {
-  const source = await startQemu(guestMachine(workDir.path, { version, ...machineArgs(args) }));
+async function saved(version: QemuVersion, extra: Extra = {}): Promise<Saved> {
+  const source = await startQemu(guestMachine(workDir.path, { version, ...extra }));
   await source.waitForPass(2);
   const file = workDir.file("vm.ram");
   await ramportJson(["save", "--qmp", source.qmpPath, file]);
@@ -43,9 +47,16 @@ async function saved(version: QemuVersion, args: readonly string[] = []): Promis
   return { path: file, state };
 }
 
-function machineArgs(args: readonly string[]): { readonly args: readonly string[] } {
-  return { args: ["-device", "VGA", "-device", "e1000", ...args] };
-}
+/** The guest's memory in huge pages of 2 MiB. */
+const HUGE_MEMORY_BYTES = 32 << 20;
+const IN_HUGE_PAGES: Extra = {
+  machine: "pc,memory-backend=pc.ram",
+  memoryBytes: HUGE_MEMORY_BYTES,
+  args: [
+    ...["-device", "VGA", "-device", "e1000", "-object"],
+    `memory-backend-memfd,id=pc.ram,size=${HUGE_MEMORY_BYTES},hugetlb=on,hugetlbsize=2M`,
+  ],
+};
 
 class Destination {
   readonly machine: QemuMachine;
@@ -61,10 +72,9 @@ class Destination {
   static async start(
     version: QemuVersion,
     capabilities: readonly string[] = [],
-    args: readonly string[] = [],
+    extra: Extra = {},
   ): Promise<Destination> {
-    const options = { version, incoming: "defer", ...machineArgs(args) };
-    const machine = await startQemu(guestMachine(workDir.path, options));
+    const machine = await startQemu(guestMachine(workDir.path, { version, incoming: "defer", ...extra }));
     await setCapabilities(machine, "postcopy-ram", ...capabilities);
     return new Destination(machine, version);
   }
@@ -124,7 +134,6 @@ describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
       await expectGoesOn(destination.machine, snapshot.state);
       expect(result.statistics.requests).toBeGreaterThan(0);
       expect(result.statistics.recoveries).toBe(0);
-      console.log(JSON.stringify({ ...result, requested: result.requested.length }));
     });
 
     test("with postcopy-preempt", async () => {
@@ -138,7 +147,6 @@ describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
       expect(await migrationEnd(destination.machine)).toBe("completed");
       await expectGoesOn(destination.machine, snapshot.state);
       expect(result.statistics.askedForPages).toBeGreaterThan(0);
-      console.log(JSON.stringify({ ...result, requested: result.requested.length }));
     });
 
     test.each([
@@ -168,6 +176,27 @@ describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
       expect(result.statistics.recoveries).toBe(1);
       expect(await migrationEnd(destination.machine)).toBe("completed");
       await expectGoesOn(destination.machine, snapshot.state);
+    });
+
+    test.for([
+      ["", [] as string[]],
+      [" with postcopy-preempt", ["postcopy-preempt"]],
+    ] as const)("memory in huge pages%s", async ([, capabilities], { skip }) => {
+      const missing = reserveHugePages((2 * HUGE_MEMORY_BYTES) >> 21);
+      if (missing !== undefined) return skip(missing);
+      const snapshot = await saved(version, IN_HUGE_PAGES);
+      const destination = await Destination.start(version, capabilities, IN_HUGE_PAGES);
+      const channel = await destination.open("migrate-incoming");
+      const result = await load(snapshot, channel, {
+        fillBytesPerSecond: () => 64 << 20,
+        hostPageSizeOf: (block) => (block.endsWith("pc.ram") ? 2 << 20 : undefined),
+        ...(capabilities.length > 0 ? { preempt: destination.preempt } : {}),
+      });
+      expect(await migrationEnd(destination.machine)).toBe("completed");
+      await expectGoesOn(destination.machine, snapshot.state);
+      expect(result.statistics.askedForPages).toBeGreaterThan(0);
+      // Its memory is given back before the pool is.
+      await destination.machine.kill();
     });
 
     test("a process that died is replaced by another one, which knows only the file", async () => {
