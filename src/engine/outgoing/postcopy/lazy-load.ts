@@ -38,7 +38,10 @@ export interface LazyLoadOptions {
   readonly hostPageSizeOf?: HostPageSizeOf;
   /** Guest memory that goes with a page that is asked for, in bytes; default 64 KiB, 0 for that page alone. */
   readonly clusterBytes?: number;
-  /** What goes out at once when nothing is asked for, in bytes; default 128 KiB. */
+  /**
+   * What goes out at once when nothing is asked for, in bytes; default 128 KiB, and 256 KiB where nothing that is asked for
+   * waits behind it, because it has a channel of its own.
+   */
   readonly sliceBytes?: number;
   /** Bytes a second of pages that nobody asked for; asked anew all the time, 0 for no limit. */
   readonly fillBytesPerSecond?: () => number;
@@ -112,6 +115,9 @@ export async function resumeLazyLoad(
   return await new LazyLoad(file, skeleton, options).run(channels, "recover");
 }
 
+const SLICE_BYTES = 128 << 10;
+const SLICE_BYTES_BESIDE_PREEMPT = 256 << 10;
+
 class LazyLoad {
   readonly #options: LazyLoadOptions;
   readonly #source: PageSource;
@@ -137,7 +143,7 @@ class LazyLoad {
       footers: skeleton.footers,
       clock: this.#clock,
       ...(clusterBytes === undefined ? {} : { clusterBytes }),
-      ...(sliceBytes === undefined ? {} : { sliceBytes }),
+      sliceBytes: sliceBytes ?? (options.preempt === undefined ? SLICE_BYTES : SLICE_BYTES_BESIDE_PREEMPT),
       ...(fillBytesPerSecond === undefined ? {} : { fillBytesPerSecond }),
       ...(zeroPagesWhenAsked === undefined ? {} : { zeroPagesWhenAsked }),
       ...(mostRecorded === undefined ? {} : { mostRecorded }),
