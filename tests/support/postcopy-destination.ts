@@ -107,6 +107,9 @@ export class PostcopyDestination {
   /** Loads from a fresh connection, or goes on over another one; `paused` when it broke with the guest running. */
   async run(main: ByteChannel): Promise<"done" | "paused"> {
     this.#main = main;
+    // A thread that did not hear of the break asks as if this were the connection before.
+    const [stray] = this.#waiting.values();
+    if (stray !== undefined) this.#ask(stray, true);
     const input = new StreamInput(main);
     try {
       if (this.blocks.length === 0) await this.#readHead(input);
@@ -248,9 +251,10 @@ export class PostcopyDestination {
     return key;
   }
 
-  #ask({ block, start }: { readonly block: number; readonly start: number }): void {
+  #ask({ block, start }: { readonly block: number; readonly start: number }, isStray = false): void {
     const { name, hostPageSize } = this.blocks[block]!;
     this.requests += 1;
+    if (isStray) this.#lastAsked = name;
     if (this.#state === "ended") this.lateRequests += 1;
     const named = name === this.#lastAsked ? undefined : name;
     this.#lastAsked = name;

@@ -77,6 +77,7 @@ export class PostcopyConnection {
   /** Ends with the destination's last word; never fails. */
   readonly #listening: Promise<void>;
   #resumeAgreed = false;
+  #passesRequestsOver = false;
   #shut = false;
   #failure: Error | undefined;
   #isBroken = false;
@@ -186,6 +187,14 @@ export class PostcopyConnection {
     return bitmap;
   }
 
+  /**
+   * Passes page requests over until the destination agrees to go on. Then it asks again for all that it waits for; before, a
+   * thread of it may still ask as if the connection were the old one, and leave out the block that it named there.
+   */
+  passRequestsOver(): void {
+    this.#passesRequestsOver = true;
+  }
+
   /** Waits until the destination agrees to go on (RESUME_ACK). */
   async resumeAck(): Promise<void> {
     await this.#until(() => this.#resumeAgreed);
@@ -255,12 +264,14 @@ export class PostcopyConnection {
   #take({ type, data }: ReturnPathRecord, offset: number): void {
     const reader = new ByteReader(data, offset);
     if (type === ReturnPathMessage.REQ_PAGES || type === ReturnPathMessage.REQ_PAGES_ID) {
-      this.#onRequest(decodePageRequest(type, reader), offset);
+      const request = decodePageRequest(type, reader);
+      if (!this.#passesRequestsOver) this.#onRequest(request, offset);
     } else if (type === ReturnPathMessage.PONG) {
       if (this.#pongs.size < MOST_PONGS) this.#pongs.add(reader.u32());
     } else if (type === ReturnPathMessage.RESUME_ACK) {
       decodeResumeAck(reader);
       this.#resumeAgreed = true;
+      this.#passesRequestsOver = false;
     } else if (type === ReturnPathMessage.SHUT) this.#takeShut(reader.u32());
   }
 

@@ -23,6 +23,7 @@ export async function recoverPostcopy(
   source: PageSource,
   preempt: PreemptChannel | undefined,
 ): Promise<void> {
+  connection.passRequestsOver();
   const writer = new ByteWriter();
   const adopting = adoptReceived(connection, server, source);
   // A destination that wants both channels answers only then.
