@@ -21,8 +21,8 @@ export interface CommandContext {
   readonly options: Pick<ReceiveOptions, "postcopy" | "returnPath">;
   /** Takes a command that is of no concern here. */
   takeVerbatim(bytes: Uint8Array, offset: number): void;
-  /** How the stream goes on. */
-  place(): Omit<StreamPlace, "offset" | "unread">;
+  /** How the stream goes on; undefined before the block list. */
+  place(): Omit<StreamPlace, "offset" | "unread"> | undefined;
 }
 
 /** A package is read in pieces: nobody has memory set aside because a number says so. */
@@ -76,13 +76,15 @@ export class IncomingCommands {
         return;
       case MigrationCommand.PACKAGED: {
         if (options.postcopy === undefined || !this.#advised) break;
+        const place = this.#context.place();
+        if (place === undefined)
+          throw new FormatError("malformed", "Postcopy begins before RAM does", { offset });
         const bytes = await readPackage(input, decodePackaged(data, offset));
         const packageOffset = input.offset - bytes.length;
         // The window is not read any more.
         const unread = input.bytes.subarray(input.position, input.end);
-        const place = { ...this.#context.place(), unread, offset: input.offset };
         this.#isTaken = true;
-        await options.postcopy.take(bytes, packageOffset, place);
+        await options.postcopy.take(bytes, packageOffset, { ...place, unread, offset: input.offset });
         return;
       }
       case MigrationCommand.SWITCHOVER_START: {

@@ -115,13 +115,13 @@ class IncomingMigration {
       input: this.#input,
       options,
       takeVerbatim: (bytes, offset) => this.#takeVerbatim(bytes, offset),
-      place: () => {
-        if (this.#ram === undefined || this.#decoder === undefined) {
-          throw new FormatError("malformed", "Postcopy begins before the block list has come");
-        }
-        const { currentBlock } = this.#decoder;
-        return { ramSectionId: this.#ram.header.id, footers: this.#footers ?? true, currentBlock };
-      },
+      place: () =>
+        this.#ram &&
+        this.#decoder && {
+          ramSectionId: this.#ram.header.id,
+          footers: this.#footers ?? true,
+          currentBlock: this.#decoder.currentBlock,
+        },
     });
   }
 
@@ -339,7 +339,9 @@ class IncomingMigration {
   }
 
   #receivedBytes(): number {
-    return this.#input.receivedBytes + (this.#channels?.receiver.receivedBytes ?? 0);
+    // Who takes the stream over counts what was read too far.
+    const ahead = this.#commands.isTaken ? this.#input.available : 0;
+    return this.#input.receivedBytes - ahead + (this.#channels?.receiver.receivedBytes ?? 0);
   }
 
   #reportProgress(): void {

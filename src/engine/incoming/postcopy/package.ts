@@ -1,4 +1,4 @@
-import { FormatError } from "../../../errors/index.js";
+import { assert, FormatError } from "../../../errors/index.js";
 import {
   ByteReader,
   decodeCommand,
@@ -42,16 +42,22 @@ const MOST_TRIES = 64;
  */
 export function parsePackage(bytes: Uint8Array, offset: number): PostcopyPackage {
   const parser = new PackageParser(bytes, offset);
-  let failure: unknown;
+  let furthest: FormatError | undefined;
   for (let tries = 0; tries < MOST_TRIES; tries++) {
     try {
       return parser.parse();
     } catch (error) {
-      failure ??= error;
+      if (!(error instanceof FormatError)) throw error;
+      if (placeOf(error) > placeOf(furthest)) furthest = error;
       if (!parser.backtrack()) break;
     }
   }
-  throw failure;
+  assert(furthest !== undefined, "a package that could not be read, and no reason");
+  throw furthest;
+}
+
+function placeOf(error: FormatError | undefined): number {
+  return error?.data.offset ?? -1;
 }
 
 class PackageParser {
