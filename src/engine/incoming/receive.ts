@@ -9,20 +9,14 @@ import {
   decodeCommand,
   decodeConfiguration,
   decodeFileHeader,
-  decodeSectionFooter,
   decodeSectionHeader,
   decodeStreamTail,
   DEFAULT_TARGET_PAGE_SIZE,
-  HTAB_SECTION_NAME,
-  type HtabReached,
   Limits,
   MigrationCommand,
   RAM_SECTION,
   type RamBlockEntry,
   RamRecordDecoder,
-  SECTION_FOOTER_BYTES,
-  searchSectionFooter,
-  skipHtabPart,
   type SectionHeader,
   SectionType,
   targetPageSizeOf,
@@ -39,6 +33,7 @@ import { PageIndex } from "./page-index.js";
 import type { ReceiveOptions, ReceiveResult } from "./receive-options.js";
 import { readTail } from "./read-tail.js";
 import { sendShut } from "./return-path-answers.js";
+import { SectionEnds } from "./section-ends.js";
 import { type StreamHead, StreamFacts } from "./stream-facts.js";
 import { checkPages, findTargetPageSize } from "./target-page-size.js";
 
@@ -91,16 +86,13 @@ class IncomingMigration {
   readonly #target: MigrationTarget;
   readonly #options: ReceiveOptions;
   readonly #meter: ProgressMeter;
+  readonly #sections: SectionEnds;
   readonly #commands: IncomingCommands;
   #configuration: Configuration | undefined;
   #ram: { readonly header: SectionHeader; readonly blocks: readonly RamBlockEntry[] } | undefined;
   #decoder: RamRecordDecoder | undefined;
-  /** Whether sections end with footers, as the first part of RAM shows. */
-  #footers: boolean | undefined;
-  #htabId: number | undefined;
   #ramPartSeen = false;
   #ramEnded = false;
-  #bytesBeforeRam = 0;
   /** Sections that began, and commands. */
   #begun = 0;
   #channels: StartedChannels | undefined;
@@ -111,15 +103,16 @@ class IncomingMigration {
     this.#target = target;
     this.#options = options;
     this.#meter = new ProgressMeter(options.onProgress);
+    this.#sections = new SectionEnds(this.#input, target);
     this.#commands = new IncomingCommands({
       input: this.#input,
       options,
-      takeVerbatim: (bytes, offset) => this.#takeVerbatim(bytes, offset),
+      takeVerbatim: (bytes, offset) => this.#sections.take(bytes, offset),
       place: () =>
         this.#ram &&
         this.#decoder && {
           ramSectionId: this.#ram.header.id,
-          footers: this.#footers ?? true,
+          footers: this.#sections.framing.footers,
           currentBlock: this.#decoder.currentBlock,
         },
     });
@@ -130,10 +123,7 @@ class IncomingMigration {
     await this.readHead();
     while (!this.#ramEnded && !this.#commands.isTaken) await this.#readSection();
     if (this.#commands.isTaken) return this.#result(() => Promise.resolve());
-    const framing = {
-      footers: this.#footers ?? true,
-      ...(this.#htabId === undefined ? {} : { htabId: this.#htabId }),
-    };
+    const { framing } = this.#sections;
     const { describesAllDevices, clock } = this.#options;
     const bytes = await readTail(input, {
       framing,
@@ -244,7 +234,7 @@ class IncomingMigration {
     if (start.value.name === RAM_SECTION.name) {
       this.#input.position += start.length;
       await this.#readRamStart(type, start.value, offset);
-    } else await this.#readOpaqueSection(start.value, start.length);
+    } else await this.#sections.readOpaque(start.value, start.length);
   }
 
   async #readLaterPart(type: RamSectionType): Promise<void> {
@@ -252,7 +242,7 @@ class IncomingMigration {
     if (start.value === this.#ram?.header.id) {
       this.#input.position += start.length;
       await this.#readRamRecords(type);
-    } else await this.#readOpaqueSection({ id: start.value, name: `number ${start.value}` }, start.length);
+    } else await this.#sections.readOpaque({ id: start.value, name: `number ${start.value}` }, start.length);
   }
 
   async #readRamStart(type: number, header: SectionHeader, offset: number): Promise<void> {
@@ -280,6 +270,7 @@ class IncomingMigration {
     const pageSize = await this.#targetPageSize(list.blocks, header.id);
     checkPages(list.blocks, pageSize, offset);
     this.#ram = { header, blocks: list.blocks };
+    this.#sections.ramHasBegun = true;
     const sink = this.#target.ramStart(header, list.blocks, pageSize, offset);
     this.#decoder = new RamRecordDecoder(list.blocks, pageSize, sink);
     this.#channels =
@@ -324,7 +315,7 @@ class IncomingMigration {
       this.#reportProgress();
     }
     await this.#channels?.sync.endOfSection(type);
-    this.#target.ramSectionEnd(type, await this.#readFooter(ram.header));
+    this.#target.ramSectionEnd(type, await this.#sections.readFooter(ram.header));
     if (type === SectionType.PART) this.#ramPartSeen = true;
     if (type === SectionType.END) this.#ramEnded = true;
   }
@@ -349,54 +340,5 @@ class IncomingMigration {
       phase: "receiving",
       totalBytes: this.#ram?.blocks.reduce((sum, block) => sum + block.usedLength, 0) ?? 0,
     }));
-  }
-
-  /** Machine types of QEMU 2.3 and older send no footers, and then nowhere. */
-  async #readFooter(header: SectionHeader): Promise<boolean> {
-    this.#footers ??= (await this.#input.peek()) === SectionType.FOOTER;
-    if (this.#footers) await this.#input.parse((reader) => decodeSectionFooter(reader, header));
-    return this.#footers;
-  }
-
-  /** A section whose length nothing has told yet: it ends with its footer. */
-  async #readOpaqueSection(header: Pick<SectionHeader, "id" | "name">, headBytes: number): Promise<void> {
-    const { offset } = this.#input;
-    if (header.name === HTAB_SECTION_NAME) this.#htabId = header.id;
-    if (this.#footers === false && header.id === this.#htabId) {
-      const reached: HtabReached = {};
-      const part = await this.#input.parse((reader) => {
-        reader.position = headBytes;
-        skipHtabPart(reader, reached);
-        return reader.bytes.subarray(0, reader.position);
-      });
-      this.#takeVerbatim(part, offset);
-      return;
-    }
-    // A footer needs what follows it to be believed, so a later search starts a little before the bytes that are new.
-    const lookBack = 512;
-    let searched = headBytes;
-    const bytes = await this.#input.parse((reader) => {
-      const footer = searchSectionFooter(reader.bytes, searched, header.id);
-      searched = Math.max(headBytes, reader.bytes.length - lookBack);
-      if (footer >= 0) return reader.view(footer + SECTION_FOOTER_BYTES);
-      throw new FormatError("truncated", "The end of a device section was not found", {
-        offset: reader.offset,
-        section: header.name,
-      });
-    });
-    this.#takeVerbatim(bytes, offset);
-  }
-
-  /** The target keeps in memory what stands in front of RAM. */
-  #takeVerbatim(bytes: Uint8Array, offset: number): void {
-    if (this.#ram === undefined) this.#bytesBeforeRam += bytes.length;
-    if (this.#bytesBeforeRam > Limits.tailBytes) {
-      throw new FormatError(
-        "limit-exceeded",
-        `What stands in front of RAM has more than ${Limits.tailBytes} bytes`,
-        { offset },
-      );
-    }
-    this.#target.verbatim(bytes, offset);
   }
 }
