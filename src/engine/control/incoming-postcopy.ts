@@ -59,7 +59,8 @@ export class IncomingPostcopy {
         this.#listening = listening;
       },
       onRun: (loaded) => {
-        state.enter("postcopy-active");
+        // The connection may have broken while the devices were loaded.
+        if (state.status === "postcopy-device") state.enter("postcopy-active");
         return onRun(loaded);
       },
     };

@@ -1,5 +1,5 @@
 /**
- * The values of the PINGs of a postcopy migration. QEMU's source numbers them so, but looks at none; what a PONG
+ * The values of the PINGs of a postcopy migration. QEMU's source numbers them so, but looks at none but the last; what a PONG
  * says is where the PING stood.
  */
 export const PostcopyPing = {
@@ -11,4 +11,9 @@ export const PostcopyPing = {
   DEVICES_LOADED: 3,
   /** Behind the package: the thread that takes pages in reads the stream. */
   LISTENING: 4,
+  /**
+   * `QEMU_VM_PING_PACKAGED_LOADED`, inside the package, of QEMU 10.2 and newer: until it is answered the source lets its guest
+   * go on when the connection breaks. A source that does not send it has given its guest away with the package.
+   */
+  PACKAGE_LOADED: 0x42,
 } as const;

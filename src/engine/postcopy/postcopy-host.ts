@@ -119,9 +119,17 @@ export interface PostcopyStatistics {
 export interface PostcopyListening {
   /** Resolves when all has come, every page is in place and the source was told. Rejects when that cannot be any more. */
   readonly ended: Promise<PostcopyStatistics>;
-  /** Answers a PING that came before the listener read the channel. */
+  /**
+   * Answers a PING that came before the listener read the channel. Resolves when the answer was handed over.
+   *
+   * @throws What broke the connection before {@link running}: the guest must not run here then.
+   */
   pong(value: number): Promise<void>;
-  /** The guest runs here: from now on a broken connection pauses the migration, until now it ends it. */
+  /**
+   * The guest is this side's: from now on a broken connection pauses the migration, until now it ends it.
+   *
+   * @throws What it has ended for: the guest is the source's, and must not run here.
+   */
   running(): void;
   /** Breaks the connection as if the network had (`migrate-pause`). Does nothing when there is none. */
   pause(): void;

@@ -1,4 +1,5 @@
 import type { ByteSource } from "../../../channels/index.js";
+import { asError } from "../../../errors/as-error.js";
 import { assert, FormatError, MachineError } from "../../../errors/index.js";
 import {
   afterType,
@@ -47,6 +48,7 @@ export class ConnectionReader {
   #preempt: { readonly source: ByteSource; readonly input: StreamInput } | undefined;
   #awaitsResume: boolean;
   #isOver = false;
+  #failure: Error | undefined;
 
   constructor(connection: PostcopyConnection, context: ConnectionContext) {
     const { start, missing, requests, memory, at } = context;
@@ -82,8 +84,14 @@ export class ConnectionReader {
     return this.#input.receivedBytes + (this.#preempt?.input.receivedBytes ?? 0);
   }
 
+  /** What broke it, as soon as that is known. */
+  get failure(): Error | undefined {
+    return this.#failure;
+  }
+
   /** Ends {@link run} with the error. */
   break(error: unknown): void {
+    this.#failure ??= asError(error);
     this.#break(error);
   }
 
@@ -100,7 +108,7 @@ export class ConnectionReader {
       await Promise.race([this.#broken, this.#allHasCome(main, preempt)]);
       this.#isOver = true;
     } catch (error) {
-      this.#isOver = true;
+      this.#failure ??= asError(error);
       await this.close();
       // A read that still ends finds that it is over, and places nothing.
       throw isCutOff(error) ? new MachineError("connection-closed", CLOSED, {}, error) : error;

@@ -2,6 +2,7 @@ import type { ByteSink, ByteSource } from "../../../channels/index.js";
 import { asError } from "../../../errors/as-error.js";
 import { assert, FormatError, MachineError } from "../../../errors/index.js";
 import { type PostcopyAdvice, RAM_SECTION, type RamDiscard } from "../../../wire/index.js";
+import { PostcopyPing } from "../../postcopy/pings.js";
 import { splitGlobalState } from "../../global-state.js";
 import type { MigrationHost } from "../../host.js";
 import type {
@@ -122,11 +123,14 @@ export class HostPostcopy implements PostcopyTakeOver {
       events,
     );
     this.#listening = listening;
+    // A source that is told when the devices are loaded keeps its guest until then; any other has given it away.
+    const keepsGuest = content.pings.includes(PostcopyPing.PACKAGE_LOADED);
     try {
       onListening?.(listening);
+      if (!keepsGuest) listening.running();
       host.loadDevices(devices);
       for (const value of content.pings) await listening.pong(value);
-      listening.running();
+      if (keepsGuest) listening.running();
       await onRun?.({ wasRunning });
     } catch (error) {
       listening.abort(asError(error));

@@ -39,6 +39,7 @@ export class PostcopyListener implements PostcopyListening {
   #reject: (error: Error) => void = () => undefined;
   #status: PostcopyStatus | undefined;
   #running = false;
+  #failure: Error | undefined;
   #reader: ConnectionReader | undefined;
   /** Of connections that have broken. */
   #earlier = { normal: 0, zero: 0, receivedBytes: 0 };
@@ -97,12 +98,16 @@ export class PostcopyListener implements PostcopyListening {
     return this.#status ?? "postcopy-active";
   }
 
-  pong(value: number): Promise<void> {
-    this.#reader?.returnPath.pong(value);
-    return Promise.resolve();
+  async pong(value: number): Promise<void> {
+    const reader = this.#reader;
+    reader?.returnPath.pong(value);
+    await reader?.returnPath.flushed();
+    const failure = this.#failure ?? reader?.failure;
+    if (failure !== undefined && !this.#running) throw failure;
   }
 
   running(): void {
+    if (this.#failure !== undefined) throw this.#failure;
     this.#running = true;
   }
 
@@ -208,6 +213,7 @@ export class PostcopyListener implements PostcopyListening {
   }
 
   #fail(error: Error): void {
+    this.#failure = error;
     this.#enter("failed", error);
     this.#reject(error);
     // Who waits while the devices are loaded must not wait for ever. A guest that has run must not see zeros instead.

@@ -291,6 +291,39 @@ describe("loading a host by postcopy", () => {
     expect(returnPath.bytes.includes(Buffer.of(0, 2, 0, 4, 0, 0, 0, 0x42))).toBe(false);
   });
 
+  test.each([
+    ["lets it go on there: it never runs here", true],
+    ["has given it away: it runs here once the connection is mended", false],
+  ])("broken before it was told that the guest is here, a source that %s", async (_, keepsGuest) => {
+    const host = toy();
+    const pipe = bytePipe(() => Infinity);
+    const packaged = Buffer.from(packageOf(DEVICES));
+    // PING 0x42 becomes another one.
+    if (!keepsGuest) packaged.set([5], packaged.lastIndexOf(0x42));
+    await pipe.near.write(streamOf({ end: false, packaged }));
+    host.loadDevices = () => pipe.breakOff();
+    let runs = 0;
+    const states: string[] = [];
+    const loading = loadHostFromStream(host, pipe.far, {
+      returnPath: pipe.far,
+      postcopy: {
+        onRun: () => void (runs += 1),
+        onListening: (listening) => {
+          void expect
+            .poll(() => states, { interval: 1 })
+            .toContain("postcopy-paused")
+            .then(() => listening.abort(new Error("enough")));
+        },
+        events: { onStatus: (status) => void states.push(status) },
+      },
+    });
+    await expect(loading).rejects.toThrow(keepsGuest ? /connection|pipe/ : /the source cannot have it back/);
+    expect(states).toEqual(
+      keepsGuest ? ["postcopy-active", "failed"] : ["postcopy-active", "postcopy-paused", "failed"],
+    );
+    expect(runs).toBe(keepsGuest ? 0 : 1);
+  });
+
   test("cancelled while the guest runs, it says that the guest is lost", async () => {
     const cancel = new AbortController();
     const pipe = bytePipe(() => Infinity);
