@@ -74,6 +74,7 @@ export interface QmpCommands {
   "query-uuid": Command<undefined, { readonly UUID: string }>;
   "query-memory-size-summary": Command<undefined, MemorySizeSummary>;
   "query-machines": Command<undefined, readonly MachineInfo[]>;
+  "qom-list": Command<{ readonly path: string }, readonly { readonly name: string; readonly type: string }[]>;
   /** The answer is the property's value, of whatever type it has. */
   "qom-get": Command<{ readonly path: string; readonly property: string }, unknown>;
   "query-qmp-schema": Command<undefined, readonly SchemaEntry[]>;
@@ -128,6 +129,7 @@ export const answerSchemas: { readonly [C in QmpCommandName]: v.GenericSchema<un
       "default-ram-id": v.exactOptional(v.string()),
     }),
   ),
+  "qom-list": v.array(v.object({ name: v.string(), type: v.string() })),
   "qom-get": v.unknown(),
   "query-qmp-schema": v.array(v.looseObject({ name: v.string(), "meta-type": v.string() })),
   "query-migrate": migrationInfoSchema,

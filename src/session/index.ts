@@ -12,6 +12,7 @@ export {
   type PlannedClone,
 } from "./clone/clone.js";
 export type { MappedBlock } from "./clone/memory-plan.js";
+export { restoreClone, type RestoreCloneOptions, type RestoreCloneResult } from "./clone/restore-clone.js";
 export type { CloneFacts, ClonesFacts, EndedClone, RunningClones } from "./clone/running-clones.js";
 export { receiveSnapshot, type ReceiveSnapshotOptions, type WrittenSnapshot } from "./receive.js";
 export { type RestoreOptions, type RestoreResult, restoreVm } from "./restore.js";

@@ -20,12 +20,13 @@ import { openMappedRam, readPageBitmap } from "../../src/engine/index.js";
 import { parseSerialReport } from "../../guests/serial-report.js";
 import { CancelledError, FormatError, MachineError, UsageError } from "../../src/errors/index.js";
 import { QmpClient } from "../../src/qmp/index.js";
-import { cloneVms, planClone, type RunningClones, saveVm } from "../../src/session/index.js";
+import { cloneVms, planClone, restoreClone, type RunningClones, saveVm } from "../../src/session/index.js";
 import { sealSnapshot } from "../../src/snapshot/index.js";
 import { describeWithQemu } from "../support/describe-with-qemu.js";
 import type { FoundQemu } from "../support/find-qemu.js";
 import { readMappedRamContent } from "../support/mapped-ram-content.js";
 import {
+  expectGoesOn,
   guestMachine,
   guestState,
   type GuestState,
@@ -236,6 +237,29 @@ describe.each(["10.0", "11.1"] as const)("clones", (version) => {
         expect(running.facts.mappedBytes).toBe(64 * MIB);
         await expectEachGoesOn(logs, state);
       });
+    });
+
+    test("a QEMU that waits with the snapshot as its memory is brought the rest", async () => {
+      const machine = guestMachine(workDir.path, { version });
+      const { file, state } = await save(machine);
+      await sealSnapshot(file);
+      const plain = await startQemu({ ...machine, incoming: "defer" });
+      const unmapped = await QmpClient.connect(plain.qmpPath);
+      await expect(restoreClone(unmapped, file)).rejects.toThrow(
+        /None of this QEMU's memory is the snapshot/,
+      );
+      await unmapped.close();
+      await plain.kill();
+      const argv = commandLine(qemu, machine);
+      const planned = await planClone(file, { argv, residualPath: workDir.file("residual") });
+      const added = planned.argv.slice(planned.argv.indexOf("-object"), -2);
+      const waiting = await startQemu({ ...machine, args: [...machine.args!, ...added], incoming: "defer" });
+      const qmp = await QmpClient.connect(waiting.qmpPath);
+      const result = await restoreClone(qmp, file, { qmpPath: waiting.qmpPath });
+      expect(result).toMatchObject({ guest: "running", mappedBytes: machine.memoryBytes });
+      expect(result.residualBytes).toBe(planned.residualBytes);
+      await qmp.close();
+      await expectGoesOn(waiting, state);
     });
 
     test("a guest that was saved stopped: its clones are paused, or run when they are told to", async () => {

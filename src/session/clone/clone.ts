@@ -237,12 +237,13 @@ async function startOne(
   const process = await QemuProcess.start([...argv, ...monitorArguments(qmpPath)], logPath);
   onStart(process);
   const then = options.then === undefined ? {} : { then: options.then };
+  const residual = { uri: { kind: "file", path: residualPath, offset: 0 } } as const;
   try {
     const qmp = await process.connect(signal);
     const waiting = { qmp, mapped, snapshotPath: memory.path };
     await prepareClone(mainBackend === undefined ? waiting : { ...waiting, mainBackend }, then);
     const processStartMs = performance.now() - startMs;
-    const { guest, restoreMs } = await loadClone(qmp, residualPath, { ...then, signal });
+    const { guest, restoreMs } = await loadClone(qmp, residual, { ...then, signal });
     const facts = { number, pid: process.pid, qmpPath, logPath, guest, processStartMs, restoreMs };
     return { facts, process };
   } catch (error) {

@@ -1,4 +1,6 @@
-import { formatMigrationUri } from "../../channels/index.js";
+import fs from "node:fs";
+
+import { formatMigrationUri, type MigrationUri } from "../../channels/index.js";
 import { MachineError, printable } from "../../errors/index.js";
 import type { QmpClient } from "../../qmp/index.js";
 import { incomingArguments } from "../restore-method.js";
@@ -18,6 +20,13 @@ export interface LoadCloneOptions {
   /** What the guest does afterwards; the default is what it did when it was saved. */
   readonly then?: "run" | "pause";
   readonly signal?: AbortSignal;
+}
+
+/** Where the residual stream comes from. */
+export interface ResidualSource {
+  readonly uri: MigrationUri;
+  /** Sends it, once the QEMU listens; a file needs nobody. */
+  readonly send?: () => Promise<void>;
 }
 
 /** A clone that is loaded. */
@@ -40,6 +49,7 @@ export async function prepareClone(clone: WaitingClone, { then }: LoadCloneOptio
   const expectProperty = async (path: string, property: string, wanted: unknown): Promise<void> => {
     const actual = await get(path, property);
     if (actual === wanted) return;
+    if (property === "mem-path" && isSameFile(String(actual), snapshotPath)) return;
     throw new MachineError(
       "not-capable",
       `The memory of this QEMU is not the snapshot: ${path} has ${property}=${printable(String(actual))}`,
@@ -73,7 +83,7 @@ export async function prepareClone(clone: WaitingClone, { then }: LoadCloneOptio
  */
 export async function loadClone(
   qmp: QmpClient,
-  residualPath: string,
+  { uri, send }: ResidualSource,
   { then, signal }: LoadCloneOptions = {},
 ): Promise<LoadedClone> {
   const startMs = performance.now();
@@ -85,8 +95,13 @@ export async function loadClone(
   );
   // It may fail while the command below does.
   ended.catch(() => undefined);
-  const uri = formatMigrationUri({ kind: "file", path: residualPath, offset: 0 });
-  await qmp.execute("migrate-incoming", incomingArguments(qmp, uri), limits);
+  await qmp.execute("migrate-incoming", incomingArguments(qmp, formatMigrationUri(uri)), limits);
+  try {
+    await send?.();
+  } catch (error) {
+    // A QEMU that fails closes its end first, and says why in its own words.
+    if (!(error instanceof MachineError) || error.code !== "connection-closed") throw error;
+  }
   const { data } = await ended;
   // QEMU says so when everything has happened, and the guest runs.
   const restoreMs = performance.now() - startMs;
@@ -97,4 +112,10 @@ export async function loadClone(
   if (then === "run") await qmp.execute("cont");
   const { running } = await qmp.execute("query-status");
   return { guest: running ? "running" : "paused", restoreMs };
+}
+
+/** Whether two paths lead to one file: QEMU keeps a path as it was written. */
+export function isSameFile(path: string, other: string): boolean {
+  const [one, two] = [path, other].map((each) => fs.statSync(each, { throwIfNoEntry: false }));
+  return one !== undefined && one.ino === two?.ino && one.dev === two.dev;
 }
