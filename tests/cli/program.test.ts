@@ -29,6 +29,8 @@ const workDir = useWorkDir();
 const COMMANDS = [
   "save",
   "restore",
+  "clone",
+  "seal",
   "receive",
   "send",
   "info",
