@@ -46,6 +46,7 @@ export type { PositionedFile } from "./mapped-ram/positioned-file.js";
 export {
   clearStalePages,
   findStaleBytes,
+  type FindStaleOptions,
   type SparseSource,
   type StaleBytes,
   type StalePageFile,

@@ -83,7 +83,7 @@ async function sealInPlace(path: string, options: SealOptions): Promise<SealResu
   try {
     const skeleton = openForMapping(file, options);
     // Looked at first without the right to write: a sealed file gives it to nobody.
-    const stale = await findStaleBytes(file, skeleton, options.signal);
+    const stale = await findStaleBytes(file, skeleton, options);
     const clearedBytes = stale === undefined ? 0 : await clear(file, skeleton);
     makeReadOnly(path);
     const { size, blocks } = fs.fstatSync(file.fd);

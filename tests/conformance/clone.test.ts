@@ -17,11 +17,12 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { buildBootSector } from "../../guests/boot-sector.js";
 import { ReadableFile } from "../../src/channels/index.js";
 import { openMappedRam, readPageBitmap } from "../../src/engine/index.js";
+import { buildMultibootImage } from "../../guests/multiboot.js";
 import { parseSerialReport } from "../../guests/serial-report.js";
 import { CancelledError, FormatError, MachineError, UsageError } from "../../src/errors/index.js";
 import { QmpClient } from "../../src/qmp/index.js";
 import { cloneVms, planClone, restoreClone, type RunningClones, saveVm } from "../../src/session/index.js";
-import { sealSnapshot } from "../../src/snapshot/index.js";
+import { convertSnapshot, sealSnapshot } from "../../src/snapshot/index.js";
 import { describeWithQemu } from "../support/describe-with-qemu.js";
 import type { FoundQemu } from "../support/find-qemu.js";
 import { readMappedRamContent } from "../support/mapped-ram-content.js";
@@ -32,6 +33,7 @@ import {
   type GuestState,
   migrationEnd,
   saveWithQemuAlone,
+  WORKLOAD,
 } from "../support/migrating-guest.js";
 import { machineArgs, startQemu, type StartQemuOptions } from "../support/qemu.js";
 import { ramport, ramportJson, startRamport } from "../support/ramport-cli.js";
@@ -260,6 +262,20 @@ describe.each(["10.0", "11.1"] as const)("clones", (version) => {
       expect(result.residualBytes).toBe(planned.residualBytes);
       await qmp.close();
       await expectGoesOn(waiting, state);
+    });
+
+    test("q35, from a snapshot that begins later in its file", async () => {
+      const machine = {
+        ...guestMachine(workDir.path, { version, machine: "q35", args: [] }),
+        guestImage: buildMultibootImage(WORKLOAD),
+      };
+      const { file, state } = await save(machine);
+      const [later, offset] = [workDir.file("later, on.img"), 3 * MIB];
+      await convertSnapshot(file, later, { to: "mapped-ram", outputOffset: offset });
+      await sealSnapshot(later, { offset });
+      const logs = followSerial(1);
+      const running = await cloneVms(later, { argv: commandLine(qemu, machine), offset });
+      await withClones(running, logs, () => expectEachGoesOn(logs, state));
     });
 
     test("a guest that was saved stopped: its clones are paused, or run when they are told to", async () => {

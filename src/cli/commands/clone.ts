@@ -27,12 +27,12 @@ async function start(
   file: string,
   argv: readonly string[],
   flags: CloneFlags,
-  { signal, onMessage }: CommandContext,
+  { signal, onProgress, onMessage }: CommandContext,
 ): Promise<void> {
   const { path, offset } = parseFileWithOffset(file);
   const { count, qmp, then } = flags;
   const running = await cloneVms(path, {
-    ...{ argv, offset, signal, onMessage },
+    ...{ argv, offset, signal, onProgress, onMessage },
     ...(count === undefined ? {} : { count }),
     ...(qmp === undefined ? {} : { qmpPath: qmp }),
     ...(then === undefined ? {} : { then }),
@@ -60,7 +60,8 @@ async function stay(
   onMessage: (message: string) => void,
 ): Promise<void> {
   let failed = 0;
-  const stop = (): void => void running.stop();
+  // What it fails with is heard below.
+  const stop = (): void => void running.stop().catch(() => undefined);
   if (signal.aborted) stop();
   else signal.addEventListener("abort", stop, { once: true });
   for await (const { number, code, signal: name, words } of running.ended()) {
@@ -77,11 +78,11 @@ async function print(
   file: string,
   argv: readonly string[],
   { residual, force, ...flags }: CloneFlags,
-  { signal, onMessage }: CommandContext,
+  { signal, onProgress, onMessage }: CommandContext,
 ): Promise<void> {
   const { path, offset } = parseFileWithOffset(file);
   const planned = await planClone(path, {
-    ...{ argv, offset, signal, onMessage },
+    ...{ argv, offset, signal, onProgress, onMessage },
     residualPath: residual ?? `${path}.residual`,
     replace: force ?? false,
   });

@@ -1,6 +1,7 @@
 import type { RandomAccessSource } from "../../channels/index.js";
 import { isZero } from "../../memory/index.js";
 import { Turns } from "../breathe.js";
+import { type ProgressListener, ProgressMeter } from "../progress.js";
 import { readPageBitmap } from "./bitmaps.js";
 import type { MappedRamBlock, MappedRamFile } from "./open.js";
 import type { PositionedFile } from "./positioned-file.js";
@@ -15,6 +16,12 @@ export interface SparseSource extends RandomAccessSource {
 
 /** The same, to be written too. */
 export interface StalePageFile extends PositionedFile, SparseSource {}
+
+/** How to look for old bytes. */
+export interface FindStaleOptions {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: ProgressListener;
+}
 
 /** Old bytes of pages that count as zero. */
 export interface StaleBytes {
@@ -47,16 +54,26 @@ export function clearStalePages(file: StalePageFile, skeleton: Pick<MappedRamFil
  */
 export async function findStaleBytes(
   file: SparseSource,
-  skeleton: Pick<MappedRamFile, "blocks">,
-  signal?: AbortSignal,
+  skeleton: Pick<MappedRamFile, "blocks" | "totalBytes">,
+  { signal, onProgress }: FindStaleOptions = {},
 ): Promise<StaleBytes | undefined> {
+  const { totalBytes } = skeleton;
   const turns = new Turns(signal);
+  const meter = new ProgressMeter(onProgress);
+  let behind = 0;
   const buffer = new Uint8Array(READ_BYTES);
   for (const block of skeleton.blocks) {
     for (const piece of suspectPieces(file, block)) {
       if (holdsContent(file, piece, buffer)) return { block: block.name, offset: piece.start };
+      const doneBytes = behind + piece.end - (block.mapped?.pagesOffset ?? 0);
+      meter.update(doneBytes, () => ({
+        phase: "checking",
+        totalBytes,
+        remainingBytes: totalBytes - doneBytes,
+      }));
       if (turns.isDue) await turns.take();
     }
+    behind += block.usedLength;
   }
   return undefined;
 }

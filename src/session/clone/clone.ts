@@ -4,6 +4,7 @@ import os from "node:os";
 import path from "node:path";
 
 import { assertSocketPathFits, formatMigrationUri, systemError } from "../../channels/index.js";
+import type { ProgressListener } from "../../engine/index.js";
 import { MachineError, throwIfAborted, UsageError } from "../../errors/index.js";
 import { askQemu } from "./ask-qemu.js";
 import { loadClone, prepareClone } from "./load-clone.js";
@@ -29,6 +30,8 @@ export interface CloneCommandOptions {
   /** Where the snapshot begins in the file, in bytes. */
   readonly offset?: number;
   readonly signal?: AbortSignal;
+  /** Called while the snapshot is checked, which takes long only on file systems without holes. */
+  readonly onProgress?: ProgressListener;
   /** Called with a sentence for the user when something noteworthy happens. */
   readonly onMessage?: (message: string) => void;
 }

@@ -109,6 +109,8 @@ class Planner {
     for (const [name, problem] of Object.entries(IMPOSSIBLE)) {
       if (options.some((each) => each.name === name)) this.#problems.push(problem);
     }
+    if (lastValue(this.#partsOf("overcommit", "mem-lock"), "mem-lock") === "on")
+      this.#problems.push("-overcommit mem-lock=on would give each clone a copy of all memory: leave it out");
     this.#problems.push(...listTerminalUse(options), ...(count > 1 ? listSharedThings(options, count) : []));
     return {
       argv: formatQemuCommandLine({ program: this.#line.program, options: kept }),

@@ -1,7 +1,7 @@
 import fs from "node:fs";
 
 import { ReadableFile } from "../../channels/index.js";
-import { findStaleBytes, type MappedRamFile } from "../../engine/index.js";
+import { findStaleBytes, type MappedRamFile, type ProgressListener } from "../../engine/index.js";
 import { FormatError } from "../../errors/index.js";
 import { openForMapping } from "../../snapshot/seal.js";
 import type { SnapshotMemory } from "./memory-plan.js";
@@ -18,6 +18,7 @@ export interface OpenForClonesOptions {
   /** Where the snapshot begins in the file, in bytes. */
   readonly offset?: number;
   readonly signal?: AbortSignal;
+  readonly onProgress?: ProgressListener;
   readonly onMessage?: (message: string) => void;
 }
 
@@ -27,13 +28,13 @@ export interface OpenForClonesOptions {
  * @throws FormatError when it is damaged, cannot be mapped, or holds old bytes of zero pages; MachineError `io`; CancelledError.
  */
 export async function openForClones(path: string, options: OpenForClonesOptions): Promise<SnapshotForClones> {
-  const { offset, signal, onMessage } = options;
+  const { offset, onMessage } = options;
   // QEMU may run in another folder, and a link may lead elsewhere tomorrow.
   const file = ReadableFile.open(path);
   try {
     const skeleton = openForMapping(file, offset === undefined ? {} : { offset });
     const seal = `run: ramport seal ${path}`;
-    const stale = await findStaleBytes(file, skeleton, signal);
+    const stale = await findStaleBytes(file, skeleton, options);
     if (stale !== undefined) {
       throw new FormatError(
         "unsupported",

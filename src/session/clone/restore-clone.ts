@@ -1,5 +1,5 @@
 import { type MigrationUri, openOutgoing } from "../../channels/index.js";
-import { sendMappedRam } from "../../engine/index.js";
+import { type ProgressListener, sendMappedRam } from "../../engine/index.js";
 import { MachineError, throwIfAborted } from "../../errors/index.js";
 import type { QmpClient } from "../../qmp/index.js";
 import { makePrivateSocketPath } from "../private-socket.js";
@@ -14,6 +14,7 @@ export interface RestoreCloneOptions extends LoadCloneOptions {
   readonly offset?: number;
   /** Path of the QMP socket, when that is how QMP is reached: its owner is whom QEMU runs as. */
   readonly qmpPath?: string;
+  readonly onProgress?: ProgressListener;
   /** Called with a sentence for the user when something noteworthy happens. */
   readonly onMessage?: (message: string) => void;
 }

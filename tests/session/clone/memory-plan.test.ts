@@ -190,6 +190,7 @@ describe("what does not fit is said, all of it", () => {
       { blocks: { x: GIB } },
     ],
     ["memory that was left out", PC, [/called pc.ram, and the snapshot has none/], { leftOut: ["pc.ram"] }],
+    ["locked memory", [...PC, "-overcommit", "mem-lock=on"], [/mem-lock=on would give each clone a copy/]],
     ["-loadvm", [...PC, "-loadvm", "x"], [/-loadvm loads another state/]],
     ["-daemonize", [...PC, "-daemonize"], [/--detach/]],
     ["-nographic", [...PC, "-nographic"], [/-nographic is for a terminal/]],
