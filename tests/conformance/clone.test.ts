@@ -22,7 +22,8 @@ import { parseSerialReport } from "../../guests/serial-report.js";
 import { CancelledError, FormatError, MachineError, UsageError } from "../../src/errors/index.js";
 import { QmpClient } from "../../src/qmp/index.js";
 import { cloneVms, planClone, restoreClone, type RunningClones, saveVm } from "../../src/session/index.js";
-import { convertSnapshot, sealSnapshot } from "../../src/snapshot/index.js";
+import { convertSnapshot, sealSnapshot, snapshotInfo } from "../../src/snapshot/index.js";
+import { corpusFile, corpusPath, describeWithCorpus } from "../support/corpus.js";
 import { describeWithQemu } from "../support/describe-with-qemu.js";
 import type { FoundQemu } from "../support/find-qemu.js";
 import { readMappedRamContent } from "../support/mapped-ram-content.js";
@@ -255,6 +256,17 @@ describe.each(["10.0", "11.1"] as const)("clones", (version) => {
       const argv = commandLine(qemu, machine);
       const planned = await planClone(file, { argv, residualPath: workDir.file("residual") });
       const added = planned.argv.slice(planned.argv.indexOf("-object"), -2);
+      for (const [right, wrong] of [
+        ["share=off,readonly=on,rom=off", "share=on"],
+        [/offset=\d+/, "offset=0"],
+      ] as const) {
+        const args = [...machine.args!, ...added.map((word) => word.replace(right, wrong))];
+        const other = await startQemu({ ...machine, args, incoming: "defer" });
+        const qmp = await QmpClient.connect(other.qmpPath);
+        await expect(restoreClone(qmp, file)).rejects.toThrow(/The memory of this QEMU is not the snapshot/);
+        await qmp.close();
+        await other.kill();
+      }
       const waiting = await startQemu({ ...machine, args: [...machine.args!, ...added], incoming: "defer" });
       const qmp = await QmpClient.connect(waiting.qmpPath);
       const result = await restoreClone(qmp, file, { qmpPath: waiting.qmpPath });
@@ -317,6 +329,23 @@ describe.each(["10.0", "11.1"] as const)("clones", (version) => {
       cancel.abort();
       await expect(starting).rejects.toThrow(CancelledError);
       expect(leftovers()).toEqual(NOTHING);
+    });
+  });
+});
+
+describeWithQemu("11.1", "clones of a libvirt image", (qemu) => {
+  describeWithCorpus("made from libvirt's own", () => {
+    test("go on; the image stays one", async () => {
+      const machine = guestMachine(workDir.path, { version: "11.1" });
+      const { file, state } = await save(machine);
+      const image = workDir.file("guest.save");
+      const libvirtHeader = corpusPath(corpusFile("lv113-sparse"));
+      await convertSnapshot(file, image, { to: "mapped-ram", libvirtHeader });
+      await sealSnapshot(image);
+      const logs = followSerial(1);
+      const running = await cloneVms(image, { argv: commandLine(qemu, machine) });
+      await withClones(running, logs, () => expectEachGoesOn(logs, state));
+      expect(await snapshotInfo(image)).toMatchObject({ container: "libvirt", complete: true });
     });
   });
 });
