@@ -478,7 +478,7 @@ describeWithQemu("10.0", "16 clones of 2 GiB", (qemu) => {
       expect(one).toBeGreaterThan(128 * MIB);
       expect(sum("pss")).toBeLessThan(1.3 * one + sum("private"));
       // Of the content, none is anybody's own.
-      expect(sum("private") / COUNT).toBeLessThan(128 * MIB);
+      expect(sum("private") / COUNT).toBeLessThan(64 * MIB);
     });
     expect(fingerprint(file)).toEqual(before);
   });

@@ -11,15 +11,7 @@ import { loadClone, prepareClone } from "./load-clone.js";
 import { type MemoryPlan, planMemory } from "./memory-plan.js";
 import { openForClones, type SnapshotForClones } from "./open-for-clones.js";
 import { asCancelled, QemuProcess } from "./qemu-process.js";
-import {
-  argumentsOfClone,
-  formatQemuCommandLine,
-  joinParts,
-  NUMBER_PLACEHOLDER,
-  option,
-  parseQemuCommandLine,
-  part,
-} from "./qemu-options.js";
+import { argumentsOfClone, NUMBER_PLACEHOLDER, parseQemuCommandLine } from "./qemu-options.js";
 import { publishResidual, writeResidual } from "./residual.js";
 import { type Clone, RunningClones } from "./running-clones.js";
 
@@ -256,15 +248,8 @@ async function startOne(
 
 /** A clone waits for its residual stream, and listens for its user. */
 function monitorArguments(qmpPath: string): string[] {
-  const socket = [{ raw: "socket" }, part("id", "ramport-qmp"), part("path", qmpPath)];
-  return formatQemuCommandLine({
-    program: [],
-    options: [
-      option("incoming", "defer"),
-      option("chardev", joinParts([...socket, part("server", "on"), part("wait", "off")])),
-      option("mon", "chardev=ramport-qmp,mode=control"),
-    ],
-  });
+  const socket = `unix:${qmpPath.replaceAll(",", ",,")},server=on,wait=off`;
+  return ["-incoming", "defer", "-qmp", socket];
 }
 
 function socketPathOf({ options, runDirectory }: CloneJob, number: number): string {

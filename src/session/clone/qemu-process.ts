@@ -20,8 +20,8 @@ const MONITOR_FD = 3;
 const MONITOR_ARGUMENTS = [
   "-chardev",
   `socket,id=ramport-monitor,fd=${MONITOR_FD}`,
-  "-mon",
-  "chardev=ramport-monitor,mode=control",
+  "-qmp",
+  "chardev:ramport-monitor",
 ];
 /** A QEMU that starts greets within that, even where many start at once. */
 const GREETING_MS = 120_000;
