@@ -16,7 +16,12 @@ export interface CommandContext {
   readonly onProgress: ProgressListener;
   /** A sentence for people; never part of the output that scripts read. */
   readonly onMessage: (message: string) => void;
+  /** Lets a command hear of signals first: one that it returns true for cancels nothing. */
+  readonly hearSignals: (listener: SignalListener) => void;
 }
+
+/** @returns Whether the signal is dealt with. */
+export type SignalListener = (name: NodeJS.Signals) => boolean;
 
 const CANCELLING_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
@@ -29,7 +34,9 @@ export async function withContext<T>(
   work: (context: CommandContext) => Promise<T>,
 ): Promise<T> {
   const controller = new AbortController();
-  const cancel = (): void => {
+  let listener: SignalListener | undefined;
+  const cancel = (name: NodeJS.Signals): void => {
+    if (!controller.signal.aborted && listener?.(name) === true) return;
     if (controller.signal.aborted) process.exit(130);
     controller.abort();
   };
@@ -48,6 +55,7 @@ export async function withContext<T>(
       signal: controller.signal,
       onProgress: (progress) => display?.update(progress),
       onMessage,
+      hearSignals: (heard) => (listener = heard),
     });
   } finally {
     display?.stop();

@@ -30,6 +30,24 @@ export function encodeGlobalState(running: boolean): DeviceState {
   };
 }
 
+/** Whether a section is the one that says what the guest did. */
+export function isGlobalState({ name }: { readonly name: string }): boolean {
+  return name === NAME;
+}
+
+/**
+ * Reads the section: a run state by QEMU's name, `running` or `paused` as a rule.
+ *
+ * @throws FormatError when the section is not what it has to be.
+ */
+export function decodeGlobalState({ payload, version }: Pick<DeviceState, "payload" | "version">): string {
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
+  if (version !== VERSION || payload.length !== LENGTH_BYTES + RUNSTATE_BYTES) throw unknownState();
+  const length = view.getUint32(0);
+  if (length < 1 || length > RUNSTATE_BYTES) throw unknownState();
+  return new TextDecoder().decode(payload.subarray(LENGTH_BYTES, LENGTH_BYTES + length - 1));
+}
+
 /**
  * Takes that section out of the devices.
  *
@@ -43,12 +61,7 @@ export function splitGlobalState(devices: readonly DeviceState[]): {
   const own = devices.filter(({ name }) => name !== NAME);
   const section = devices.find(({ name }) => name === NAME);
   if (section === undefined) return { devices: own, wasRunning: true };
-  const { payload, version } = section;
-  const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
-  if (version !== VERSION || payload.length !== LENGTH_BYTES + RUNSTATE_BYTES) throw unknownState();
-  const length = view.getUint32(0);
-  if (length < 1 || length > RUNSTATE_BYTES) throw unknownState();
-  const text = new TextDecoder().decode(payload.subarray(LENGTH_BYTES, LENGTH_BYTES + length - 1));
+  const text = decodeGlobalState(section);
   // `suspended` and the rest are states of machines that are none of ours.
   if (text !== "running" && text !== "paused") throw unknownState(text);
   return { devices: own, wasRunning: text === "running" };

@@ -5,6 +5,7 @@
  */
 export { type Clock, systemClock } from "./clock.js";
 export { MigrationControl, type MigrationControlOptions } from "./control/migration-control.js";
+export { decodeGlobalState, isGlobalState } from "./global-state.js";
 export { HashDirtyLog } from "./dirty-log/hash-dirty-log.js";
 export { MarkedDirtyLog } from "./dirty-log/marked-dirty-log.js";
 export {
@@ -76,7 +77,8 @@ export type {
 export type { OutgoingTarget } from "./outgoing/outgoing-target.js";
 export { StreamTarget, type StreamTargetOptions } from "./outgoing/stream-target.js";
 export type { PostcopyChannels, PreemptChannel } from "./outgoing/postcopy/connection.js";
-export type { HostPageSizeOf } from "./outgoing/postcopy/file-pages.js";
+export { type HostPageSizeOf, pagesOfMappedRam } from "./outgoing/postcopy/file-pages.js";
+export type { PageSource } from "./outgoing/postcopy/page-source.js";
 export {
   lazyLoadMappedRam,
   type LazyLoadMilestone,
@@ -84,6 +86,7 @@ export {
   type LazyLoadResult,
   resumeLazyLoad,
 } from "./outgoing/postcopy/lazy-load.js";
+export { encodePostcopyHead, type PostcopyHead } from "./outgoing/postcopy/postcopy-head.js";
 export type { PageServerStatistics } from "./outgoing/postcopy/postcopy-statistics.js";
 export type { NamedPageRun, Prefetch } from "./outgoing/postcopy/prefetch.js";
 export { saveHost, type SaveHostOptions, type SaveHostResult } from "./outgoing/save-host.js";

@@ -21,8 +21,8 @@ export const DEFAULT_COMMAND_TIMEOUT_MS = 60_000;
 
 /** How to connect. `timeoutMs` covers everything up to the negotiated connection; default 10 seconds. */
 export interface QmpConnectOptions extends WaitLimits {
-  /** Enables out-of-band commands for the connection. */
-  readonly oob?: boolean | undefined;
+  /** Enables out-of-band commands for the connection; `auto` where the monitor offers them. */
+  readonly oob?: boolean | "auto" | undefined;
   /** Longest line accepted, in bytes; default 64 MiB. A longer one ends the connection. */
   readonly maxLineBytes?: number | undefined;
 }
@@ -63,6 +63,11 @@ export class QmpClient implements AsyncDisposable {
     this.#oob = oob;
   }
 
+  /** Whether commands can run out of band on this connection. */
+  get isOob(): boolean {
+    return this.#oob;
+  }
+
   /**
    * Connects and negotiates.
    *
@@ -98,9 +103,9 @@ export class QmpClient implements AsyncDisposable {
   }
 
   static async #negotiate(wire: QmpWire, options: QmpConnectOptions, budget: Budget): Promise<QmpClient> {
-    const oob = options.oob === true;
     try {
       const greeting = await wire.greeting(budget());
+      const oob = options.oob === "auto" ? greeting.capabilities.includes("oob") : options.oob === true;
       if (oob && !greeting.capabilities.includes("oob")) {
         throw new MachineError("not-capable", "This QEMU's monitor has no out-of-band commands");
       }

@@ -62,6 +62,12 @@ export interface ObjectAddArgs {
   readonly [property: string]: unknown;
 }
 
+/** One property of an object, as `qom-list` has it: an object in another one is a property of type `child<...>`. */
+export interface QomProperty {
+  readonly name: string;
+  readonly type: string;
+}
+
 /** The typed commands by QEMU's names: `args` is undefined for those without, `returns` for those without an answer. */
 export interface QmpCommands {
   "query-status": Command<undefined, StatusInfo>;
@@ -73,10 +79,7 @@ export interface QmpCommands {
   "query-name": Command<undefined, { readonly name?: string }>;
   "query-uuid": Command<undefined, { readonly UUID: string }>;
   "query-memory-size-summary": Command<undefined, MemorySizeSummary>;
-  "query-machines": Command<undefined, readonly MachineInfo[]>;
-  "qom-list": Command<{ readonly path: string }, readonly { readonly name: string; readonly type: string }[]>;
   /** The answer is the property's value, of whatever type it has. */
-  "qom-get": Command<{ readonly path: string; readonly property: string }, unknown>;
   "query-qmp-schema": Command<undefined, readonly SchemaEntry[]>;
   "query-migrate": Command<undefined, MigrationInfo>;
   "query-migrate-capabilities": Command<undefined, readonly MigrationCapability[]>;
@@ -88,6 +91,18 @@ export interface QmpCommands {
   "object-del": Command<{ readonly id: string }, undefined>;
   migrate_cancel: Command<undefined, undefined>;
   "migrate-incoming": Command<MigrateIncomingArgs, undefined>;
+  /** Lets a destination in `postcopy-paused` listen for its source again. May run out of band. */
+  "migrate-recover": Command<{ readonly uri: string }, undefined>;
+  /** Breaks the connection of a postcopy migration, so that it can be recovered. May run out of band. */
+  "migrate-pause": Command<undefined, undefined>;
+  /** What the human monitor prints for a line. */
+  "human-monitor-command": Command<{ readonly "command-line": string }, string>;
+  "qom-list": Command<{ readonly path: string }, readonly QomProperty[]>;
+  "qom-get": Command<{ readonly path: string; readonly property: string }, unknown>;
+  "qom-set": Command<
+    { readonly path: string; readonly property: string; readonly value: unknown },
+    undefined
+  >;
   /** `state` is the state to leave, `pre-switchover`: a guard against answering a question that has passed. */
   "migrate-continue": Command<{ readonly state: MigrationStatus }, undefined>;
 }
@@ -129,8 +144,6 @@ export const answerSchemas: { readonly [C in QmpCommandName]: v.GenericSchema<un
       "default-ram-id": v.exactOptional(v.string()),
     }),
   ),
-  "qom-list": v.array(v.object({ name: v.string(), type: v.string() })),
-  "qom-get": v.unknown(),
   "query-qmp-schema": v.array(v.looseObject({ name: v.string(), "meta-type": v.string() })),
   "query-migrate": migrationInfoSchema,
   "query-migrate-capabilities": migrationCapabilitiesSchema,
@@ -142,5 +155,11 @@ export const answerSchemas: { readonly [C in QmpCommandName]: v.GenericSchema<un
   "object-del": nothing,
   migrate_cancel: nothing,
   "migrate-incoming": nothing,
+  "migrate-recover": nothing,
+  "migrate-pause": nothing,
+  "human-monitor-command": v.string(),
+  "qom-list": v.array(v.object({ name: v.string(), type: v.string() })),
+  "qom-get": v.unknown(),
+  "qom-set": nothing,
   "migrate-continue": nothing,
 };

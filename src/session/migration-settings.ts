@@ -65,6 +65,43 @@ export function mappedRamSettings(
   };
 }
 
+/** What settings were before one migration, as plain values: they can be kept elsewhere. */
+export interface FormerSettings {
+  readonly capabilities: readonly (readonly [name: string, state: boolean])[];
+  readonly parameters: MigrationParameters;
+  /** Those that only some capabilities go together with: put back last. */
+  readonly channelParameters: MigrationParameters;
+}
+
+/**
+ * What {@link applyMigrationSettings} will find before it changes anything.
+ *
+ * @param before The QEMU's settings now.
+ */
+export function formerSettings(before: MigrationAbilities, wanted: MigrationSettings): FormerSettings {
+  return {
+    capabilities: changedCapabilities(before, wanted).map(([name]) => [
+      name,
+      before.capabilities.get(name) ?? false,
+    ]),
+    parameters: formerValues(before, wanted.parameters),
+    channelParameters: formerValues(before, channelResets(before)),
+  };
+}
+
+/** Puts settings back. It does not throw, and does as much as QEMU takes. */
+export async function putBackSettings(qmp: QmpClient, former: FormerSettings): Promise<void> {
+  const steps = [
+    () => setParameters(qmp, former.parameters),
+    () => setCapabilities(qmp, former.capabilities),
+    () => setParameters(qmp, former.channelParameters),
+  ];
+  for (const step of steps) {
+    // The QEMU has gone or does not take its own settings back: what was asked for has its own outcome.
+    await step().catch(() => undefined);
+  }
+}
+
 /**
  * Sets what one migration needs and remembers what was set before.
  *
@@ -78,46 +115,45 @@ export async function applyMigrationSettings(
   before: MigrationAbilities,
   wanted: MigrationSettings,
 ): Promise<() => Promise<void>> {
-  const resets = Object.fromEntries(
-    Object.entries(PLAIN_CHANNELS).filter(([name, plain]) => {
-      const current = before.parameters[name];
-      return current !== undefined && current !== "" && current !== plain;
-    }),
-  );
-  const target = new Map(OFF_BY_DEFAULT.map((name) => [name, false]));
-  for (const [name, state] of Object.entries(wanted.capabilities)) target.set(name, state);
-  const changed = [...target].filter(([name, state]) => {
-    const current = before.capabilities.get(name);
-    // One that was asked for and does not exist goes to QEMU, whose error says so.
-    return current === undefined ? state : current !== state;
-  });
-  const setParameters = async (parameters: MigrationParameters): Promise<void> => {
-    if (Object.keys(parameters).length > 0) await qmp.execute("migrate-set-parameters", parameters);
-  };
-  const setCapabilities = async (states: readonly (readonly [string, boolean])[]): Promise<void> => {
-    const capabilities = states.map(([capability, state]) => ({ capability, state }));
-    if (capabilities.length > 0) await qmp.execute("migrate-set-capabilities", { capabilities });
-  };
-  const restore = async (): Promise<void> => {
-    const steps = [
-      () => setParameters(formerValues(before, wanted.parameters)),
-      () => setCapabilities(changed.map(([name]) => [name, before.capabilities.get(name) ?? false])),
-      () => setParameters(formerValues(before, resets)),
-    ];
-    for (const step of steps) {
-      // The QEMU has gone or does not take its own settings back: what was asked for has its own outcome.
-      await step().catch(() => undefined);
-    }
-  };
+  const former = formerSettings(before, wanted);
+  const restore = (): Promise<void> => putBackSettings(qmp, former);
   try {
-    await setParameters(resets);
-    await setCapabilities(changed);
-    await setParameters(wanted.parameters);
+    await setParameters(qmp, channelResets(before));
+    await setCapabilities(qmp, changedCapabilities(before, wanted));
+    await setParameters(qmp, wanted.parameters);
   } catch (error) {
     await restore();
     throw error;
   }
   return restore;
+}
+
+function channelResets(before: MigrationAbilities): MigrationParameters {
+  return Object.fromEntries(
+    Object.entries(PLAIN_CHANNELS).filter(([name, plain]) => {
+      const current = before.parameters[name];
+      return current !== undefined && current !== "" && current !== plain;
+    }),
+  );
+}
+
+function changedCapabilities(before: MigrationAbilities, wanted: MigrationSettings): [string, boolean][] {
+  const target = new Map(OFF_BY_DEFAULT.map((name) => [name, false]));
+  for (const [name, state] of Object.entries(wanted.capabilities)) target.set(name, state);
+  return [...target].filter(([name, state]) => {
+    const current = before.capabilities.get(name);
+    // One that was asked for and does not exist goes to QEMU, whose error says so.
+    return current === undefined ? state : current !== state;
+  });
+}
+
+async function setParameters(qmp: QmpClient, parameters: MigrationParameters): Promise<void> {
+  if (Object.keys(parameters).length > 0) await qmp.execute("migrate-set-parameters", parameters);
+}
+
+async function setCapabilities(qmp: QmpClient, states: FormerSettings["capabilities"]): Promise<void> {
+  const capabilities = states.map(([capability, state]) => ({ capability, state }));
+  if (capabilities.length > 0) await qmp.execute("migrate-set-capabilities", { capabilities });
 }
 
 function formerValues(before: MigrationAbilities, parameters: MigrationParameters): MigrationParameters {

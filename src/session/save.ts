@@ -17,6 +17,7 @@ import type { SavedByMethod, SaveJob, SaveMethodName, ZeroPageDetectionName } fr
 import { OutputOutOfReachError, saveByMappedRam } from "./save-native.js";
 import { saveByStream } from "./save-stream.js";
 import { parseVia, type SocketUri } from "./via.js";
+import { readMark } from "./lazy-mark.js";
 import { isUnderWay } from "./wait-migration.js";
 
 /** How to save a VM. */
@@ -104,11 +105,7 @@ export async function saveVm(
       },
     );
   }
-  if (isUnderWay((await qmp.execute("query-migrate")).status)) {
-    throw new MachineError("not-capable", "This QEMU is migrating already", {
-      hint: "wait for its end, or cancel it",
-    });
-  }
+  await checkNoMigration(qmp);
   const abilities = await queryMigrationAbilities(qmp);
   const methods = chooseMethods(abilities, options);
   const live = options.live ?? false;
@@ -137,6 +134,32 @@ export async function saveVm(
   } catch (error) {
     throw await letGuestGoOn(qmp, guest.running, error);
   }
+}
+
+/**
+ * A migration that is begun while memory still comes in fails, and QEMU then takes no other one until it has all of it.
+ *
+ * @throws MachineError `not-capable` when a migration goes on, in either direction.
+ */
+async function checkNoMigration(qmp: QmpClient): Promise<void> {
+  const { status } = await qmp.execute("query-migrate");
+  if (!isUnderWay(status)) return;
+  const mark = status?.startsWith("postcopy") === true ? await readMark(qmp) : undefined;
+  if (mark === undefined) {
+    throw new MachineError("not-capable", "This QEMU is migrating already", {
+      hint: "wait for its end, or cancel it",
+    });
+  }
+  throw new MachineError(
+    "not-capable",
+    `This guest was restored lazily and still waits for pages of ${mark.path}: it cannot be saved before it has all of them`,
+    {
+      hint:
+        status === "postcopy-paused"
+          ? "nobody serves it now: run the same ramport restore --lazy again"
+          : `process ${mark.pid} sends them; query-migrate says completed when it is done`,
+    },
+  );
 }
 
 function checkOptions({

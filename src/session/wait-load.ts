@@ -26,9 +26,9 @@ export async function waitUntilLoaded({ qmp, onProgress, signal }: RestoreJob): 
 }
 
 /** A destination that fails closes its socket; its own words are better than that. */
-export async function reasonOfDestination(qmp: QmpClient, error: unknown): Promise<unknown> {
+export async function reasonOfDestination(qmp: QmpClient, error: unknown, mostTries = 20): Promise<unknown> {
   if (error instanceof CancelledError) return error;
-  for (let tries = 0; tries < 20; tries++) {
+  for (let tries = 0; tries < mostTries; tries++) {
     try {
       const { status, "error-desc": reason } = await qmp.execute("query-migrate");
       if (status === "failed") return loadFailed(reason, error);

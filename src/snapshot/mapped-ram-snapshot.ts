@@ -1,11 +1,12 @@
 import type { RandomAccessSource } from "../channels/index.js";
 import type { MappedRamBlock } from "../engine/mapped-ram/open.js";
 import { readInFull } from "../engine/read-in-full.js";
-import { assert, UsageError } from "../errors/index.js";
+import { assert, FormatError, UsageError } from "../errors/index.js";
 import type { PageRun } from "../memory/index.js";
 import { RAM_SECTION } from "../wire/index.js";
 import { readPayload } from "./inspect-payload.js";
 import type { MappedRamReading } from "./mapped-ram-reading.js";
+import type { MigrationSkeleton } from "./migration-skeleton.js";
 import { PagePresence } from "./page-presence.js";
 import { endOfPages, OpenedSnapshot } from "./opened-snapshot.js";
 import type { LibvirtImage, SnapshotBlock, SnapshotSection } from "./snapshot.js";
@@ -13,6 +14,7 @@ import type { LibvirtImage, SnapshotBlock, SnapshotSection } from "./snapshot.js
 /** A mapped-ram file as a {@link Snapshot}: pages are read from their places, bitmaps piece by piece. */
 export class MappedRamSnapshot extends OpenedSnapshot {
   readonly #source: RandomAccessSource;
+  readonly #skeleton: MappedRamReading["skeleton"];
   readonly #presence = new Map<SnapshotBlock, PagePresence>();
 
   /** @param closeSource Called once by {@link close}: does nothing when the source belongs to the caller. */
@@ -44,6 +46,7 @@ export class MappedRamSnapshot extends OpenedSnapshot {
       closeSource,
     );
     this.#source = source;
+    this.#skeleton = skeleton;
   }
 
   presentRuns(block: SnapshotBlock): Iterable<PageRun> {
@@ -80,6 +83,15 @@ export class MappedRamSnapshot extends OpenedSnapshot {
   readSection(section: SnapshotSection): Uint8Array {
     this.checkOpen();
     return readPayload(this.#source, section);
+  }
+
+  override migrationSkeleton(): MigrationSkeleton {
+    this.checkOpen();
+    const { ramEndOffset } = this.#skeleton;
+    if (ramEndOffset === undefined) {
+      throw new FormatError("inconsistent", "The end of the RAM section was not found: the file is damaged");
+    }
+    return { file: this.#source, skeleton: { ...this.#skeleton, ramEndOffset } };
   }
 
   #presenceOf(block: SnapshotBlock): PagePresence | undefined {

@@ -10,7 +10,8 @@ import { MappedRamSnapshot } from "./mapped-ram-snapshot.js";
 import type { Snapshot } from "./snapshot.js";
 import { walkStream, type WalkOptions } from "./stream-reading.js";
 import { ScratchPages } from "./stream-scratch.js";
-import { type StreamReading, StreamSnapshot } from "./stream-snapshot.js";
+import type { StreamReading } from "./stream-parts.js";
+import { StreamSnapshot } from "./stream-snapshot.js";
 import { UnpackedSnapshot } from "./unpacked-snapshot.js";
 
 /** What `openSnapshot` is asked for. */

@@ -1,5 +1,6 @@
 import { UsageError } from "../errors/index.js";
 import type { PageRun } from "../memory/index.js";
+import type { MigrationSkeleton } from "./migration-skeleton.js";
 import type { Snapshot, SnapshotBlock, SnapshotFacts, SnapshotSection } from "./snapshot.js";
 
 /** What all snapshots have in common, whatever they read their pages from: their facts, and that they are closed once. */
@@ -46,6 +47,12 @@ export abstract class OpenedSnapshot implements Snapshot {
   abstract countPresent(block: SnapshotBlock): number;
   abstract readPages(block: SnapshotBlock, firstPage: number, target: Uint8Array): void;
   abstract readSection(section: SnapshotSection): Uint8Array;
+  /**
+   * What a guest is loaded from beside its pages.
+   *
+   * @throws FormatError `unsupported` for a stream that does not say enough of itself; UsageError after {@link close}.
+   */
+  abstract migrationSkeleton(): MigrationSkeleton;
 
   close(): void {
     if (this.#closed) return;
@@ -74,4 +81,14 @@ export function endOfPages(block: SnapshotBlock, firstPage: number, target: Uint
     expected: `whole pages of ${pageSize} bytes within ${pageCount}`,
     actual: `${target.length} bytes from page ${firstPage} on`,
   });
+}
+
+/**
+ * What a guest is loaded from beside the snapshot's pages.
+ *
+ * @throws FormatError as `migrationSkeleton` does; UsageError for a snapshot that `openSnapshot` did not make.
+ */
+export function migrationSkeletonOf(snapshot: Snapshot): MigrationSkeleton {
+  if (snapshot instanceof OpenedSnapshot) return snapshot.migrationSkeleton();
+  throw new UsageError("Only a snapshot that was opened by openSnapshot can be loaded");
 }

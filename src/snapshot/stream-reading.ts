@@ -14,7 +14,7 @@ import {
   type StreamTail,
 } from "../wire/index.js";
 import type { SnapshotSection } from "./snapshot.js";
-import type { StreamReading } from "./stream-snapshot.js";
+import type { StreamReading } from "./stream-parts.js";
 
 const HEAD_READ_BYTES = 64 << 10;
 
@@ -83,7 +83,8 @@ export async function walkStream(
     throw new FormatError("malformed", "The stream has no RAM section");
   // Memory is whole and readable, so this is nothing to refuse the file for.
   const problems = tail.undelimited === undefined ? [] : [tail.undelimited];
-  return { head, tail, sections: listStreamSections(head, tail, facts.footers), problems, outsideRam };
+  const { footers } = facts;
+  return { head, tail, sections: listStreamSections(head, tail, footers), problems, outsideRam, footers };
 }
 
 /** All sections of a stream, one for each that begins, in stream order. */

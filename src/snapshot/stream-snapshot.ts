@@ -1,33 +1,25 @@
 import type { RandomAccessSource } from "../channels/index.js";
-import type { PageIndex, PagePlaces, PassedSection, StreamHead } from "../engine/index.js";
+import type { PageIndex, PagePlaces, StreamHead } from "../engine/index.js";
 import { FormatError, UsageError } from "../errors/index.js";
 import type { PageRun } from "../memory/index.js";
-import { RAM_SECTION, type StreamTail } from "../wire/index.js";
+import { RAM_SECTION } from "../wire/index.js";
 import { type PayloadSource, readPayload } from "./inspect-payload.js";
+import { type MigrationSkeleton, skeletonOfStream } from "./migration-skeleton.js";
 import { endOfPages, OpenedSnapshot } from "./opened-snapshot.js";
-import type { LibvirtImage, SnapshotBlock, SnapshotSection } from "./snapshot.js";
+import type { SnapshotBlock, SnapshotSection } from "./snapshot.js";
+import type { StreamReading } from "./stream-parts.js";
 
 /** Pages of a run stand some ten bytes apart in the file, so one read of this much gets them all. */
 const READ_BYTES = 1 << 20;
 /** A record's head with the longest block name: pages with more between them are read one by one. */
 const LARGEST_GAP_BYTES = 512;
 
-/** What a stream in a file is, beside the file itself. */
-export interface StreamReading {
-  readonly head: StreamHead;
-  readonly tail: StreamTail | undefined;
-  readonly sections: readonly SnapshotSection[];
-  readonly problems: readonly FormatError[];
-  readonly libvirt?: LibvirtImage;
-  /** The bytes of everything but RAM, of a stream that was walked. */
-  readonly outsideRam?: readonly PassedSection[];
-}
-
 /** A classic migration stream in a file as a {@link Snapshot}: pages are read from where their last records are. */
 export class StreamSnapshot extends OpenedSnapshot {
   readonly #source: RandomAccessSource;
   readonly #payloads: PayloadSource;
   readonly #index: PageIndex | undefined;
+  readonly #reading: StreamReading;
   #buffer: Uint8Array | undefined;
 
   /**
@@ -67,6 +59,12 @@ export class StreamSnapshot extends OpenedSnapshot {
     this.#source = source;
     this.#payloads = payloads;
     this.#index = index;
+    this.#reading = reading;
+  }
+
+  override migrationSkeleton(): MigrationSkeleton {
+    this.checkOpen();
+    return skeletonOfStream(this.#reading, this.streamOffset);
   }
 
   presentRuns(block: SnapshotBlock): Iterable<PageRun> {

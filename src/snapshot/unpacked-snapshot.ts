@@ -2,9 +2,10 @@ import type { RandomAccessSource } from "../channels/index.js";
 import type { PageRun } from "../memory/index.js";
 import type { SnapshotIdentity } from "./identify.js";
 import { KeptPieces, readPayload } from "./inspect-payload.js";
+import { type MigrationSkeleton, skeletonOfStream } from "./migration-skeleton.js";
 import { OpenedSnapshot } from "./opened-snapshot.js";
 import type { Snapshot, SnapshotBlock, SnapshotSection } from "./snapshot.js";
-import type { StreamReading } from "./stream-snapshot.js";
+import type { StreamReading } from "./stream-parts.js";
 
 /**
  * A stream whose pages are not in its file as they are: they were unpacked into another snapshot. Offsets of sections are
@@ -12,6 +13,7 @@ import type { StreamReading } from "./stream-snapshot.js";
  */
 export class UnpackedSnapshot extends OpenedSnapshot {
   readonly #pages: Snapshot;
+  readonly #reading: StreamReading;
   readonly #payloads: KeptPieces;
   readonly #inner: ReadonlyMap<SnapshotBlock, SnapshotBlock>;
 
@@ -54,6 +56,7 @@ export class UnpackedSnapshot extends OpenedSnapshot {
       },
     );
     this.#pages = pages;
+    this.#reading = reading;
     this.#payloads = new KeptPieces(reading.outsideRam ?? []);
     this.#inner = new Map(pairs);
   }
@@ -73,6 +76,11 @@ export class UnpackedSnapshot extends OpenedSnapshot {
   readSection(section: SnapshotSection): Uint8Array {
     this.checkOpen();
     return readPayload(this.#payloads, section);
+  }
+
+  override migrationSkeleton(): MigrationSkeleton {
+    this.checkOpen();
+    return skeletonOfStream(this.#reading, this.streamOffset);
   }
 
   #innerOf(block: SnapshotBlock): SnapshotBlock {

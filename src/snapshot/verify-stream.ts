@@ -7,7 +7,7 @@ import type { FormatError } from "../errors/index.js";
 import { compareDescription } from "./description-agreement.js";
 import type { SnapshotIdentity } from "./identify.js";
 import { peekStream, walkStream } from "./stream-reading.js";
-import type { StreamReading } from "./stream-snapshot.js";
+import type { StreamReading } from "./stream-parts.js";
 import type { VerifiedBlock } from "./verify-result.js";
 
 /** A stream that was walked to its end. */

@@ -41,6 +41,7 @@ const COMMANDS = [
   "copy",
   "diff",
   "map",
+  "working-set",
 ];
 
 /** One sentence on standard error, no stack. */

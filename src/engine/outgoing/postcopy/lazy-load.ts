@@ -36,6 +36,11 @@ export interface LazyLoadOptions {
    * must agree on it.
    */
   readonly hostPageSizeOf?: HostPageSizeOf;
+  /**
+   * Where the pages are, with their host page sizes, when they are not at the places that the skeleton's blocks have: those
+   * of a stream, for example. Blocks are in the skeleton's order.
+   */
+  readonly pages?: PageSource;
   /** Guest memory that goes with a page that is asked for, in bytes; default 64 KiB, 0 for that page alone. */
   readonly clusterBytes?: number;
   /**
@@ -134,7 +139,7 @@ class LazyLoad {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
     this.#startMs = this.#clock.now();
-    this.#source = pagesOfMappedRam(file, skeleton, options.hostPageSizeOf);
+    this.#source = options.pages ?? pagesOfMappedRam(file, skeleton, options.hostPageSizeOf);
     this.#head = encodePostcopyHead(file, skeleton, this.#source);
     this.#totalBytes = skeleton.totalBytes;
     this.#meter = new ProgressMeter(options.onProgress);

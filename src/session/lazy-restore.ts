@@ -1,0 +1,361 @@
+import { setTimeout as sleep } from "node:timers/promises";
+
+import {
+  encodePostcopyHead,
+  lazyLoadMappedRam,
+  type LazyLoadMilestone,
+  type LazyLoadOptions,
+  type LazyLoadResult,
+  type PageSource,
+  pagesOfMappedRam,
+  resumeLazyLoad,
+} from "../engine/index.js";
+import { CancelledError, MachineError, throwIfAborted } from "../errors/index.js";
+import type { QemuVersion, QmpClient } from "../qmp/index.js";
+import {
+  type Snapshot,
+  type WorkingSetIdentity,
+  workingSetIdentity,
+  workingSetNumbers,
+  workingSetPathOf,
+} from "../snapshot/index.js";
+import type { MigrationSkeleton } from "../snapshot/migration-skeleton.js";
+import { migrationSkeletonOf } from "../snapshot/opened-snapshot.js";
+import { LazyConnections } from "./lazy-connections.js";
+import { didRun, explainRefusal, waitUntilCompleted } from "./lazy-guest.js";
+import { leaveMark, type LazyMark, makeMark, removeMark, takeOverMark } from "./lazy-mark.js";
+import type { Monitor } from "./lazy-monitor.js";
+import type { LazyGuest, LazyRestoreOptions, LazyRestoreResult, WorkingSetUse } from "./lazy-options.js";
+import { pagesOfSnapshot } from "./lazy-pages.js";
+import { findState } from "./lazy-state.js";
+import {
+  keepWorkingSet,
+  planWorkingSet,
+  prefetchOf,
+  recordWorkingSet,
+  type WorkingSetPlan,
+} from "./lazy-working-set.js";
+import {
+  applyMigrationSettings,
+  formerSettings,
+  type MigrationAbilities,
+  putBackSettings,
+  queryMigrationAbilities,
+} from "./migration-settings.js";
+import { checkRamBlocks, queryRamBlocks } from "./qemu-ram.js";
+import { prepareQemuTls } from "./qemu-tls.js";
+import { parseVia } from "./via.js";
+import { reasonOfDestination } from "./wait-load.js";
+
+const PREEMPT = "postcopy-preempt";
+const DEFAULT_PREFETCH_BYTES = 256 << 20;
+const DEFAULT_CLUSTER_BYTES = 64 << 10;
+/**
+ * While a working set is recorded, pages that nobody asked for come slowly at first: what is there before it is asked for
+ * would be missing from it.
+ */
+const RECORDING_MS = 2000;
+const RECORDING_BYTES_PER_SECOND = 4 << 20;
+const POLL_MS = 5;
+
+/** What is decided before pages are sent. */
+interface Loading {
+  readonly version: QemuVersion;
+  readonly pages: PageSource;
+  readonly preempt: boolean;
+  readonly plan: WorkingSetPlan | undefined;
+}
+
+/** One lazy restore, from its checks to the last page. */
+export class LazyRestore {
+  readonly #monitor: Monitor;
+  readonly #path: string;
+  readonly #snapshot: Snapshot;
+  readonly #options: LazyRestoreOptions;
+  readonly #identity: WorkingSetIdentity;
+  readonly #parts: MigrationSkeleton;
+  readonly #connections: LazyConnections;
+  readonly #startMs = performance.now();
+  /** Of target pages with content, what was not sent when it was last said. */
+  #remainingBytes = 0;
+  #guestMs: number | undefined;
+  #resumed = false;
+  #recordUntilMs = Infinity;
+  /** Ends when the guest is there and that was said; never fails. */
+  #guestIsThere: Promise<void> = Promise.resolve();
+
+  /** @param path Absolute. */
+  constructor(monitor: Monitor, path: string, snapshot: Snapshot, options: LazyRestoreOptions) {
+    const { via, tls, qmpPath, signal, onMessage } = options;
+    this.#monitor = monitor;
+    this.#path = path;
+    this.#snapshot = snapshot;
+    this.#options = options;
+    this.#identity = workingSetIdentity(snapshot);
+    this.#parts = migrationSkeletonOf(snapshot);
+    this.#connections = new LazyConnections({
+      monitor,
+      via: via === undefined ? undefined : parseVia(via),
+      tls,
+      qmpPath,
+      signal,
+      onMessage,
+    });
+  }
+
+  async run(): Promise<LazyRestoreResult> {
+    const fingerprint = Buffer.from(this.#identity.fingerprint).toString("hex");
+    const qmp = await this.#monitor.client();
+    const found = await findState(qmp, { fingerprint, path: this.#path });
+    try {
+      return await (found.kind === "waiting" ? this.#start(qmp, fingerprint) : this.#resume(qmp, found.mark));
+    } finally {
+      this.#connections.close();
+    }
+  }
+
+  async #start(qmp: QmpClient, fingerprint: string): Promise<LazyRestoreResult> {
+    const pages = await this.#openPages(qmp);
+    // What cannot be loaded so is refused while the QEMU is still good for another way.
+    encodePostcopyHead(this.#parts.file, this.#parts.skeleton, pages);
+    const plan = this.#planWorkingSet();
+    const abilities = await queryMigrationAbilities(qmp);
+    const preempt = this.#wantsPreempt(abilities);
+    const { tls, via, onMessage, streamOffset: offset = 0 } = this.#options;
+    const qemuTls = await prepareQemuTls({
+      qmp,
+      abilities,
+      tls,
+      endpoint: "server",
+      via: via === undefined ? undefined : parseVia(via),
+      onMessage,
+    });
+    try {
+      const settings = {
+        capabilities: { "postcopy-ram": true, ...(preempt ? { [PREEMPT]: true } : {}) },
+        parameters: qemuTls.parameters,
+      };
+      const former = formerSettings(abilities, settings);
+      const mark = makeMark({ fingerprint, path: this.#path, offset, former });
+      await leaveMark(qmp, mark);
+      return await this.#orCleanUp(mark, async () => {
+        await applyMigrationSettings(qmp, abilities, settings).catch(explainRefusal);
+        await this.#tellWhatGuestDoes(qmp);
+        const channels = await this.#connections.listen();
+        const loading: Loading = { version: qmp.version, pages, preempt, plan };
+        const { file, skeleton } = this.#parts;
+        const loaded = await lazyLoadMappedRam(file, skeleton, channels, {
+          ...this.#loadOptions(loading),
+          onMilestone: (milestone: LazyLoadMilestone) => {
+            if (milestone !== "devices-loaded") return;
+            this.#recordUntilMs = performance.now() + RECORDING_MS;
+            this.#watchGuest(qmp);
+          },
+        });
+        return this.#finish(loaded, mark, loading);
+      });
+    } finally {
+      await qemuTls.remove();
+    }
+  }
+
+  async #resume(qmp: QmpClient, mark: LazyMark): Promise<LazyRestoreResult> {
+    const { onMessage } = this.#options;
+    onMessage?.(`The guest waits for pages of ${this.#path}: going on where process ${mark.pid} stopped`);
+    this.#resumed = true;
+    const pages = await this.#openPages(qmp);
+    const abilities = await queryMigrationAbilities(qmp);
+    const preempt = abilities.capabilities.get(PREEMPT) === true;
+    await takeOverMark(qmp, mark);
+    return this.#orCleanUp(mark, async () => {
+      const loading: Loading = { version: qmp.version, pages, preempt, plan: undefined };
+      const channels = await this.#connections.recover();
+      if (channels === "completed") return this.#finish(undefined, mark, loading);
+      const { file, skeleton } = this.#parts;
+      const loaded = resumeLazyLoad(file, skeleton, channels, this.#loadOptions(loading));
+      // Served first: the monitor may not answer before the page has come that it waits for itself.
+      this.#watchGuest(qmp);
+      return this.#finish(await loaded, mark, loading);
+    });
+  }
+
+  async #openPages(qmp: QmpClient): Promise<PageSource> {
+    const ram = await queryRamBlocks(qmp);
+    checkRamBlocks(this.#snapshot, ram);
+    const hostPageSizeOf = (block: string): number | undefined => ram.get(block)?.hostPageSize;
+    const { file, skeleton } = this.#parts;
+    const pages =
+      this.#snapshot.format === "mapped-ram"
+        ? pagesOfMappedRam(file, skeleton, hostPageSizeOf)
+        : pagesOfSnapshot(this.#snapshot, hostPageSizeOf);
+    // Until it is known what the guest has already.
+    this.#remainingBytes =
+      pages.blocks.reduce((sum, { content }) => sum + content.count(), 0) * pages.targetPageSize;
+    return pages;
+  }
+
+  #planWorkingSet(): WorkingSetPlan | undefined {
+    const { workingSet, prefetch, onMessage } = this.#options;
+    if (prefetch === "off") return undefined;
+    const chosen = workingSet !== undefined;
+    return planWorkingSet(workingSet ?? workingSetPathOf(this.#path), chosen, this.#identity, onMessage);
+  }
+
+  #wantsPreempt({ capabilities }: MigrationAbilities): boolean {
+    const { preempt = "auto" } = this.#options;
+    if (preempt === "auto") return capabilities.has(PREEMPT);
+    if (preempt === "on" && !capabilities.has(PREEMPT)) {
+      throw new MachineError("not-capable", "This QEMU has no postcopy-preempt: it is older than 7.1", {
+        hint: "leave --preempt out",
+      });
+    }
+    return preempt === "on";
+  }
+
+  /** Before the load these two only say what happens after it. RUN itself starts any guest, whatever it did. */
+  async #tellWhatGuestDoes(qmp: QmpClient): Promise<void> {
+    const { then } = this.#options;
+    if (then === "run") await qmp.execute("cont");
+    else if (then === "pause" || !didRun(this.#snapshot)) await qmp.execute("stop");
+  }
+
+  #loadOptions({ version, pages, preempt, plan }: Loading): LazyLoadOptions {
+    const { clusterBytes, prefetch = "after", prefetchBytes, signal, onProgress } = this.#options;
+    const when = prefetch === "before" ? "before-run" : "after-run";
+    const known = plan?.known;
+    return {
+      pages,
+      ...(clusterBytes === undefined ? {} : { clusterBytes }),
+      ...(signal === undefined ? {} : { signal }),
+      ...(known === undefined
+        ? {}
+        : { prefetch: prefetchOf(known, when, prefetchBytes ?? DEFAULT_PREFETCH_BYTES) }),
+      ...(preempt ? { preempt: { connect: this.#connections.open, early: version.major < 8 } } : {}),
+      // Without a second channel, newer ones may ask for a zero page when the end is on its way already.
+      zeroPagesWhenAsked: preempt || version.major < 10 || (version.major === 10 && version.minor <= 1),
+      fillBytesPerSecond: () => this.#fillRate(plan !== undefined && known === undefined),
+      onProgress: (progress) => {
+        this.#remainingBytes = progress.remainingBytes ?? 0;
+        onProgress?.(progress);
+      },
+      reconnect: (reason) => this.#reconnect(reason),
+    };
+  }
+
+  #fillRate(isRecording: boolean): number {
+    const { fillBytesPerSecond: limit = 0 } = this.#options;
+    if (!isRecording || performance.now() > this.#recordUntilMs) return limit;
+    return limit === 0 ? RECORDING_BYTES_PER_SECOND : Math.min(limit, RECORDING_BYTES_PER_SECOND);
+  }
+
+  async #reconnect(reason: Error): ReturnType<LazyConnections["recover"]> {
+    const { onMessage } = this.#options;
+    // A QEMU that could not load the devices has closed the connection too, and says why on its monitor.
+    if (this.#guestMs === undefined) {
+      const word = await reasonOfDestination(await this.#monitor.client(), reason, 2);
+      if (word !== reason) throw word;
+    }
+    onMessage?.(`The connection to QEMU broke (${reason.message}): taking it up again`);
+    const channels = await this.#connections.recover();
+    if (channels !== "completed") onMessage?.("The connection to QEMU stands again");
+    return channels;
+  }
+
+  /** Says when the guest is there. The monitor answers when the pages have come that it may wait for itself. */
+  #watchGuest(qmp: QmpClient): void {
+    const { signal, onGuest } = this.#options;
+    const watch = async (): Promise<void> => {
+      let guest: LazyGuest["guest"] | undefined;
+      while (guest === undefined) {
+        throwIfAborted(signal);
+        const { status, running } = await qmp.execute("query-status");
+        if (status !== "inmigrate") guest = running ? "running" : "paused";
+        else await sleep(POLL_MS);
+      }
+      this.#guestMs = performance.now() - this.#startMs;
+      await this.#monitor.release();
+      onGuest?.({ guest, elapsedMs: this.#guestMs, remainingBytes: this.#remainingBytes });
+    };
+    // Whatever is wrong with the QEMU, the load hears of it too.
+    this.#guestIsThere = watch().catch(() => undefined);
+  }
+
+  async #finish(
+    loaded: LazyLoadResult | undefined,
+    mark: LazyMark,
+    { preempt, plan, pages }: Loading,
+  ): Promise<LazyRestoreResult> {
+    await this.#guestIsThere;
+    const qmp = await this.#monitor.client(this.#options.signal);
+    await waitUntilCompleted(qmp, this.#options.signal);
+    const { running } = await qmp.execute("query-status");
+    await putBackSettings(qmp, mark.former);
+    await removeMark(qmp);
+    const totalTimeMs = performance.now() - this.#startMs;
+    const workingSet =
+      plan === undefined || loaded === undefined ? undefined : await this.#keep(plan, loaded, pages);
+    const { configuration, totalBytes } = this.#snapshot;
+    return {
+      mode: "lazy",
+      resumed: this.#resumed,
+      machine: configuration.machine,
+      ramBytes: totalBytes,
+      guest: running ? "running" : "paused",
+      preempt,
+      ...(this.#guestMs === undefined || this.#resumed ? {} : { guestMs: this.#guestMs }),
+      totalTimeMs,
+      ...(workingSet === undefined ? {} : { workingSet }),
+      ...(loaded === undefined ? {} : { statistics: loaded.statistics }),
+    };
+  }
+
+  async #keep(
+    plan: WorkingSetPlan,
+    { requested }: LazyLoadResult,
+    pages: PageSource,
+  ): Promise<WorkingSetUse> {
+    const { path, known } = plan;
+    if (known !== undefined) return { path, use: "read-ahead", pages: workingSetNumbers(known).pages };
+    const { clusterBytes = DEFAULT_CLUSTER_BYTES, onMessage } = this.#options;
+    const clusterPages = Math.max(1, Math.floor(clusterBytes / pages.targetPageSize));
+    const content = pages.blocks.map((block) => block.content);
+    const set = recordWorkingSet(this.#identity, requested, content, clusterPages);
+    const isKept = await keepWorkingSet(set, path, onMessage);
+    return { path, use: isKept ? "recorded" : "not-recorded", pages: workingSetNumbers(set).pages };
+  }
+
+  /**
+   * Cleans up after a failure where the QEMU is of no use any more, or has not heard of this. Where its guest waits for
+   * pages, everything stays: the next one who takes it up needs it.
+   */
+  async #orCleanUp(mark: LazyMark, work: () => Promise<LazyRestoreResult>): Promise<LazyRestoreResult> {
+    try {
+      return await work();
+    } catch (error) {
+      if (this.#guestMs !== undefined || this.#resumed || (await this.#isFilling())) {
+        if (!(error instanceof CancelledError)) throw error;
+        throw new CancelledError(
+          "The restore was broken off: the guest waits for its memory until the same command is run again",
+          error,
+        );
+      }
+      const qmp = await this.#monitor.client().catch(() => undefined);
+      if (qmp === undefined) throw error;
+      const reason = await reasonOfDestination(qmp, error);
+      await putBackSettings(qmp, mark.former);
+      await removeMark(qmp);
+      throw reason;
+    }
+  }
+
+  async #isFilling(): Promise<boolean> {
+    try {
+      const qmp = await this.#monitor.client();
+      const { status } = await qmp.execute("query-migrate", undefined, { timeoutMs: 2000 });
+      return status?.startsWith("postcopy") === true;
+    } catch (error) {
+      // No answer may mean that its main thread waits for a page.
+      return error instanceof MachineError && error.code === "timeout";
+    }
+  }
+}

@@ -1,0 +1,42 @@
+import nodePath from "node:path";
+
+import { throwIfAborted } from "../errors/index.js";
+import type { QmpClient } from "../qmp/index.js";
+import { openSnapshot } from "../snapshot/index.js";
+import { LazyRestore } from "./lazy-restore.js";
+import { Monitor } from "./lazy-monitor.js";
+import type { LazyRestoreOptions, LazyRestoreResult } from "./lazy-options.js";
+import { checkTls } from "./qemu-tls.js";
+
+/**
+ * Restores a snapshot into a QEMU that was started with `-incoming defer`, so that its guest runs at once and asks for its
+ * memory, while all the rest is sent meanwhile. Returns when the guest has all of it: until then the file must stay as it is,
+ * and this process must run.
+ *
+ * A QEMU whose restore from the same snapshot was broken off, by a crash for example, is taken up where it stands.
+ *
+ * @param path A mapped-ram file, a classic stream, or an image of libvirt's with either.
+ * @throws FormatError for a damaged file, or one that QEMU cannot load so; MachineError; UsageError; CancelledError: a guest
+ *   that runs already waits for its pages from then on, and the same call goes on with it.
+ */
+export async function restoreVmLazily(
+  qmp: QmpClient,
+  path: string,
+  options: LazyRestoreOptions = {},
+): Promise<LazyRestoreResult> {
+  throwIfAborted(options.signal);
+  checkTls(options.tls, "client");
+  const { streamOffset, signal, onProgress } = options;
+  const snapshot = await openSnapshot(path, {
+    ...(streamOffset === undefined ? {} : { offset: streamOffset }),
+    ...(signal === undefined ? {} : { signal }),
+    ...(onProgress === undefined ? {} : { onProgress }),
+  });
+  const monitor = new Monitor(qmp, options.reconnect);
+  try {
+    return await new LazyRestore(monitor, nodePath.resolve(path), snapshot, options).run();
+  } finally {
+    snapshot.close();
+    await monitor.close();
+  }
+}
