@@ -35,14 +35,20 @@ import {
   type SourceOrder,
 } from "./source-pages.js";
 
-const { path, blocks } = workerData as SourceData;
+const { path, blocks, connects } = workerData as SourceData;
 const done = new Map(blocks.map(({ name, sent = [] }) => [name, new Set(sent)]));
 let socket: net.Socket | undefined;
 let asked = 0;
 let lastBlock = "";
 let unread = Buffer.alloc(0);
 
-const server = net.createServer((connection) => {
+let breaksWhenAsked = false;
+
+const server = connects === true ? undefined : net.createServer(take);
+if (server === undefined) parentPort?.postMessage({ kind: "ready" });
+else server.listen(path, () => parentPort?.postMessage({ kind: "ready" }));
+
+function take(connection: net.Socket): void {
   if (socket !== undefined) resume(connection);
   socket = connection;
   unread = Buffer.alloc(0);
@@ -51,11 +57,23 @@ const server = net.createServer((connection) => {
     unread = Buffer.concat([unread, bytes]);
     readAnswers(connection);
   });
-});
-server.listen(path, () => parentPort?.postMessage({ kind: "listening" }));
+}
+
+/** Connects as soon as somebody listens. */
+function connect(): void {
+  const connection = net.connect(path);
+  const again = (): void => void setTimeout(connect, 10);
+  connection.once("error", again);
+  connection.once("connect", () => {
+    connection.off("error", again);
+    take(connection);
+  });
+}
 
 parentPort?.on("message", (order: SourceOrder | "close") => {
   if (order === "break") socket?.destroy();
+  else if (order === "connect") connect();
+  else if (order === "break-when-asked") breaksWhenAsked = true;
   else if (order === "fill-half") fill((page) => page % 2 === 0);
   else if (order === "fill") {
     fill(() => true);
@@ -63,7 +81,7 @@ parentPort?.on("message", (order: SourceOrder | "close") => {
     socket?.write(Buffer.from([SectionType.EOF]));
   } else {
     socket?.destroy();
-    server.close();
+    server?.close();
     parentPort?.close();
   }
 });
@@ -108,6 +126,12 @@ function readAnswers(connection: net.Socket): void {
     const request = decodePageRequest(type, new ByteReader(data, 0));
     lastBlock = request.block ?? lastBlock;
     asked += 1;
+    if (breaksWhenAsked) {
+      breaksWhenAsked = false;
+      connection.destroy();
+      connect();
+      return;
+    }
     const first = request.start / SOURCE_PAGE;
     const pages = Array.from({ length: request.length / SOURCE_PAGE }, (_, index) => first + index);
     connection.write(section(SectionType.PART, unsent(lastBlock, pages)));

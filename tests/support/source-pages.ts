@@ -13,6 +13,8 @@ export const RAM_ID = 2;
 export interface SourceData {
   /** Of the Unix socket that it listens at. */
   readonly path: string;
+  /** It connects there instead, once it is told to. */
+  readonly connects?: boolean;
   readonly blocks: readonly {
     readonly name: string;
     readonly pages: number;
@@ -36,7 +38,7 @@ export function sourcePage(block: string, page: number): Uint8Array {
 }
 
 /**
- * What it can be told: to send all pages of an even number; what was not sent and the end; to close the connection. It
- * resumes on the next one.
+ * What it can be told: to send all pages of an even number; what was not sent, and the end; to close the connection, or to do
+ * so when it is asked for a page and to come back then. It resumes on each connection but the first.
  */
-export type SourceOrder = "fill-half" | "fill" | "break";
+export type SourceOrder = "connect" | "fill-half" | "fill" | "break" | "break-when-asked";

@@ -1,6 +1,3 @@
-import fs from "node:fs";
-import process from "node:process";
-
 import type {
   PostcopyConnection,
   PostcopyEvents,
@@ -10,9 +7,12 @@ import type {
 } from "../../engine/index.js";
 import { asError } from "../../errors/as-error.js";
 import { assert, MachineError } from "../../errors/index.js";
+import { complain } from "./complain.js";
+import { localAddress } from "./local-address.js";
 import { PollFor, PollLoop, type PollWatch } from "./poll-loop.js";
 import { PolledChannel } from "./polled-channel.js";
 import { type MemoryRegion, RegisteredMemory } from "./registered-memory.js";
+import { SourceReturn } from "./source-return.js";
 import { uffdCalls } from "./system.js";
 import {
   errorFromData,
@@ -53,6 +53,8 @@ export class PostcopyServer {
   #listening: PostcopyListening | undefined;
   /** Waits for the second connection of {@link #listening}. */
   #takePreempt: ((source: PolledChannel) => void) | undefined;
+  #sourceReturn: SourceReturn | undefined;
+  #isPaused = false;
   #runs = false;
   /** Why the guest cannot go on; whoever waits for a page then ends the process. */
   #lost: Error | undefined;
@@ -106,11 +108,15 @@ export class PostcopyServer {
     const memory = new RegisteredMemory(this.#uffd, this.#calls, regions);
     this.#memory = memory;
     this.#watch(memory);
+    this.#sourceReturn = this.#makeSourceReturn(start, connection);
     this.#loop.start();
     const listening = await this.#listen(start, this.#connect(connection), this.#guarded(memory), {
       onStatus: (status, error) => {
         // Before anything is let go.
         if (status === "failed") this.#lose(error ?? new MachineError("migration-failed", "It failed"));
+        this.#isPaused = status === "postcopy-paused";
+        if (this.#isPaused) memory.wakeAll();
+        if (status === "postcopy-active") this.#sourceReturn?.end();
         this.#post({ kind: "status", status, ...(error === undefined ? {} : { error: errorToData(error) }) });
       },
     });
@@ -122,6 +128,20 @@ export class PostcopyServer {
       },
       (error: unknown) => this.#fail(asError(error)),
     );
+  }
+
+  #makeSourceReturn({ preempt }: PostcopyStart, { main }: ThreadConnection): SourceReturn {
+    return new SourceReturn({
+      address: localAddress(this.#calls, main.fd),
+      preempt,
+      recover: async (source) => {
+        const recovered = this.#started.recover(
+          this.#connect({ main: source.main, preempt: source.preempt !== undefined }),
+        );
+        source.preempt?.then(this.#handlers.preempt, () => undefined);
+        await recovered;
+      },
+    });
   }
 
   /** Memory that is not let go under a guest that lost pages of it, whatever a listener knows of the guest. */
@@ -154,7 +174,7 @@ export class PostcopyServer {
     const faults: PollWatch = {
       fd: this.#data.uffd,
       events: PollFor.READ,
-      onReady: () => memory.takeFaults(this.#lost === undefined ? undefined : () => this.#endProcess()),
+      onReady: () => this.#takeFaults(memory),
     };
     const eight = new Uint8Array(8);
     const messages: PollWatch = {
@@ -164,6 +184,16 @@ export class PostcopyServer {
     };
     this.#loop.add(faults);
     this.#loop.add(messages);
+  }
+
+  #takeFaults(memory: RegisteredMemory): void {
+    if (this.#lost !== undefined) {
+      memory.takeFaults(() => this.#endProcess());
+      return;
+    }
+    memory.takeFaults();
+    // Who waits was woken when the migration paused, and waits again: the guest's thread cannot be asked then.
+    if (this.#isPaused) this.#sourceReturn?.begin();
   }
 
   get #isOver(): boolean {
@@ -201,8 +231,7 @@ export class PostcopyServer {
 
   #endProcess(): void {
     const reason = this.#lost?.message ?? "";
-    // This thread's streams are the other thread's to write.
-    fs.writeSync(process.stderr.fd, `The guest waits for a page that will never come: ${reason}\n`);
+    complain(`The guest waits for a page that will never come: ${reason}`);
     this.#calls.exitProcess(1);
   }
 }

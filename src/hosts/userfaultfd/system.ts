@@ -16,6 +16,8 @@ export interface UffdCalls {
   poll(descriptors: Uint8Array, count: number, timeoutMs: number): number;
   eventfd(initial: number, flags: number): number;
   shutdown(fd: number, how: number): number;
+  /** `length` is the room for the address, and becomes its length. */
+  getsockname(fd: number, address: Uint8Array, length: Uint32Array): number;
   /** Ends the process at once, whatever its other threads do. */
   exitProcess(status: number): void;
   close(fd: number): number;
@@ -66,6 +68,9 @@ function bind(): UffdCalls {
       write: libc.func("intptr_t write(int fd, void *from, size_t length)") as UffdCalls["write"],
       poll: libc.func("int poll(void *descriptors, unsigned long count, int timeoutMs)") as UffdCalls["poll"],
       eventfd: libc.func("int eventfd(unsigned int initial, int flags)") as UffdCalls["eventfd"],
+      getsockname: libc.func(
+        "int getsockname(int fd, void *address, void *length)",
+      ) as UffdCalls["getsockname"],
       shutdown: libc.func("int shutdown(int fd, int how)") as UffdCalls["shutdown"],
       exitProcess: libc.func("void _exit(int status)") as UffdCalls["exitProcess"],
       close: libc.func("int close(int fd)") as UffdCalls["close"],

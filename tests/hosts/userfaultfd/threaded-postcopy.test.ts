@@ -1,78 +1,22 @@
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+
 import { expect, test } from "vitest";
 
-import { AlignedSlots } from "../../../src/channels/aligned-slots.js";
-import { connectSocket } from "../../../src/channels/index.js";
-import type { PostcopyListening, PostcopyStart, PostcopyStatus } from "../../../src/engine/index.js";
+import { connectSocket, SocketListener } from "../../../src/channels/index.js";
 import { MachineError } from "../../../src/errors/index.js";
-import { ThreadedPostcopy } from "../../../src/hosts/userfaultfd/threaded-postcopy.js";
-import { uffdCalls } from "../../../src/hosts/userfaultfd/system.js";
-import { PageBitmap } from "../../../src/memory/index.js";
 import { describeWithUserfaultfd } from "../../support/describe-with-userfaultfd.js";
 import { startPageSource } from "../../support/page-source.js";
+import { GUEST_BLOCKS, postcopyGuest, type PostcopyGuest } from "../../support/postcopy-guest.js";
 import { Random } from "../../support/random.js";
-import { RAM_ID, SOURCE_PAGE, sourcePage } from "../../support/source-pages.js";
+import { SOURCE_PAGE, sourcePage } from "../../support/source-pages.js";
 import { useWorkDir } from "../../support/work-dir.js";
 
-const PAGES = 2048;
-const BLOCK = "pc.ram";
+const [{ name: BLOCK, pages: PAGES }] = GUEST_BLOCKS;
 const workDir = useWorkDir();
 
-interface Guest {
-  readonly memory: Uint8Array;
-  readonly listening: PostcopyListening;
-  readonly statuses: PostcopyStatus[];
-  readonly lost: Error[];
-  readonly held: boolean[];
-}
-
-/** Memory of WebAssembly as a guest has it, with some pages that have come before. */
-async function guest(path: string, received: readonly number[] = []): Promise<Guest> {
-  const memory = new Uint8Array(new AlignedSlots().take().buffer);
-  expect(memory.length).toBe(PAGES * SOURCE_PAGE);
-  // What it held before is not to be seen any more.
-  memory.fill(0xee);
-  const bitmap = new PageBitmap(PAGES);
-  for (const page of received) {
-    memory.set(sourcePage(BLOCK, page), page * SOURCE_PAGE);
-    bitmap.set(page);
-  }
-  const lost: Error[] = [];
-  const held: boolean[] = [];
-  const postcopy = new ThreadedPostcopy({
-    hostPageSizes: [SOURCE_PAGE],
-    regions: () => [{ address: uffdCalls().addressOf(memory), length: memory.length }],
-    hold: (isHeld) => held.push(isHeld),
-    lose: (error) => {
-      lost.push(error);
-      return Promise.resolve();
-    },
-  });
-  const channel = await connectSocket({ path }, path);
-  const statuses: PostcopyStatus[] = [];
-  const start: PostcopyStart = {
-    blocks: [
-      {
-        name: BLOCK,
-        index: 0,
-        usedLength: memory.length,
-        hostPageSize: SOURCE_PAGE,
-        received: bitmap.toBytes(),
-      },
-    ],
-    targetPageSize: SOURCE_PAGE,
-    ramSectionId: RAM_ID,
-    footers: true,
-    currentBlock: -1,
-    unread: new Uint8Array(),
-    offset: 0,
-    preempt: false,
-  };
-  const listening = await postcopy.listen(
-    start,
-    { main: channel, returnPath: channel },
-    { onStatus: (status) => statuses.push(status) },
-  );
-  return { memory, listening, statuses, lost, held };
+async function guest(path: string, received: readonly number[] = []): Promise<PostcopyGuest> {
+  return postcopyGuest(await connectSocket({ path }, path), received);
 }
 
 function pageOf(memory: Uint8Array, page: number): Uint8Array {
@@ -120,7 +64,7 @@ describeWithUserfaultfd("memory of this thread whose pages come from another one
 
   test("is zero where it is missing when the migration breaks off before the guest runs, and the guest must not", async () => {
     const path = workDir.file("s");
-    const source = await startPageSource({ path, blocks: [{ name: BLOCK, pages: PAGES }] });
+    const source = await startPageSource({ path, blocks: GUEST_BLOCKS });
     const { memory, listening, statuses, lost } = await guest(path);
     expect(Buffer.compare(pageOf(memory, 8), sourcePage(BLOCK, 8))).toBe(0);
     source.order("break");
@@ -134,7 +78,7 @@ describeWithUserfaultfd("memory of this thread whose pages come from another one
 
   test("goes on over another connection, and a page that is waited for comes over that", async () => {
     const path = workDir.file("s");
-    const source = await startPageSource({ path, blocks: [{ name: BLOCK, pages: PAGES }] });
+    const source = await startPageSource({ path, blocks: GUEST_BLOCKS });
     const { memory, listening, statuses, held } = await guest(path);
     listening.running();
     source.order("fill-half");
@@ -153,14 +97,48 @@ describeWithUserfaultfd("memory of this thread whose pages come from another one
     expect(held).toEqual([false, true, true, false, false]);
   });
 
+  test("comes from a source that comes back by itself while this thread waits for a page", async () => {
+    const path = workDir.file("s");
+    const source = await startPageSource({ path, blocks: GUEST_BLOCKS, connects: true });
+    const listener = await SocketListener.listen({ path }, path);
+    source.order("connect");
+    const channel = await listener.accept();
+    await listener.close();
+    const { memory, listening, statuses } = await postcopyGuest(channel);
+    listening.running();
+    source.order("fill-half");
+    source.order("break-when-asked");
+    // Nothing of this thread runs until the page is there.
+    expect(Buffer.compare(pageOf(memory, 77), sourcePage(BLOCK, 77))).toBe(0);
+    source.order("fill");
+    await listening.ended;
+    expectAll(memory);
+    expect(statuses).toEqual([
+      ...["postcopy-active", "postcopy-paused", "postcopy-recover", "postcopy-active", "completed"],
+    ]);
+  });
+
   test("takes the guest from its thread when it is given up", async () => {
     const path = workDir.file("s");
-    await startPageSource({ path, blocks: [{ name: BLOCK, pages: PAGES }] });
+    await startPageSource({ path, blocks: GUEST_BLOCKS });
     const { listening, statuses, lost } = await guest(path);
     listening.running();
     listening.abort(new Error("enough"));
     await expect(listening.ended).rejects.toMatchObject({ code: "migration-failed" });
     expect(lost).toHaveLength(1);
     expect(statuses).toEqual(["postcopy-active", "failed"]);
+  });
+
+  test("ends the process with a reason when the guest that waits was given up", async () => {
+    const path = workDir.file("s");
+    await startPageSource({ path, blocks: GUEST_BLOCKS });
+    const script = fileURLToPath(new URL("../../support/given-up-guest.ts", import.meta.url));
+    const { code, stderr } = await new Promise<{ code: unknown; stderr: string }>((resolve) => {
+      execFile(process.execPath, ["--import", "tsx", script, path], (error, _stdout, text) =>
+        resolve({ code: error?.code, stderr: text }),
+      );
+    });
+    expect(stderr).toMatch(/^ramport: The guest waits for a page that will never come: .*broken off/m);
+    expect(code).toBe(1);
   });
 });
