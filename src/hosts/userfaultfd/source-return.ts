@@ -28,6 +28,8 @@ export interface SourceReturnOptions {
 export class SourceReturn {
   readonly #options: SourceReturnOptions;
   #over: AbortController | undefined;
+  /** Ends the wait for a second connection, which outlasts that for the first. */
+  #secondOver = new AbortController();
 
   constructor(options: SourceReturnOptions) {
     this.#options = options;
@@ -37,6 +39,8 @@ export class SourceReturn {
   begin(): void {
     if (this.#over !== undefined) return;
     this.#over = new AbortController();
+    this.#secondOver.abort();
+    this.#secondOver = new AbortController();
     void this.#wait(this.#over.signal);
   }
 
@@ -82,7 +86,7 @@ export class SourceReturn {
       return { main };
     }
     const preempt = more
-      .accept(signal)
+      .accept(this.#secondOver.signal)
       .then(detached)
       .finally(() => more.close());
     preempt.catch(() => undefined);
