@@ -65,6 +65,7 @@ export class QemuMachine extends WatchedMachine {
   /** QMP socket for what is tested; takes one connection at a time. */
   readonly qmpPath: string;
   override readonly harnessQmpPath: string;
+  readonly version: QemuVersion;
   /** Whole command line. */
   readonly commandLine: readonly string[];
   /** Settles when the process has ended. */
@@ -78,6 +79,7 @@ export class QemuMachine extends WatchedMachine {
   constructor(options: StartQemuOptions) {
     const serialPath = path.join(options.workDir, `serial-${process.pid}-${++machineCount}.log`);
     super("QEMU", new SerialLog(serialPath));
+    this.version = options.version;
     const qemu = findQemu(options.version);
     if (!qemu.found) throw new MachineError("not-capable", qemu.reason);
     this.#socketFolder = mkdtempSync(path.join(tmpdir(), "rp-"));
