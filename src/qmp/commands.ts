@@ -79,7 +79,7 @@ export interface QmpCommands {
   "query-name": Command<undefined, { readonly name?: string }>;
   "query-uuid": Command<undefined, { readonly UUID: string }>;
   "query-memory-size-summary": Command<undefined, MemorySizeSummary>;
-  /** The answer is the property's value, of whatever type it has. */
+  "query-machines": Command<undefined, readonly MachineInfo[]>;
   "query-qmp-schema": Command<undefined, readonly SchemaEntry[]>;
   "query-migrate": Command<undefined, MigrationInfo>;
   "query-migrate-capabilities": Command<undefined, readonly MigrationCapability[]>;
@@ -98,6 +98,7 @@ export interface QmpCommands {
   /** What the human monitor prints for a line. */
   "human-monitor-command": Command<{ readonly "command-line": string }, string>;
   "qom-list": Command<{ readonly path: string }, readonly QomProperty[]>;
+  /** The answer is the property's value, of whatever type it has. */
   "qom-get": Command<{ readonly path: string; readonly property: string }, unknown>;
   "qom-set": Command<
     { readonly path: string; readonly property: string; readonly value: unknown },
