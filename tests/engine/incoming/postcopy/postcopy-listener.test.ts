@@ -147,6 +147,7 @@ describe("PostcopyListener", () => {
 async function listening(
   blocks: readonly ModelBlock[] = plainBlocks(),
   change: Partial<PostcopyStart> = {},
+  pieceBytes = Infinity,
 ): Promise<{
   readonly listener: PostcopyListener;
   readonly memory: PagedMemory;
@@ -157,7 +158,7 @@ async function listening(
   readonly paused: () => Promise<Error>;
 }> {
   const memory = memoryOf(blocks);
-  const pipe = bytePipe(() => Infinity);
+  const pipe = bytePipe(() => pieceBytes);
   const preempt = bytePipe(() => Infinity);
   let stop: (error: Error) => void = () => undefined;
   const stopped = new Promise<Error>((resolve) => (stop = resolve));
@@ -388,11 +389,33 @@ describe("the states of a listener", () => {
     pipe.breakOff();
   });
 
+  test("places nothing any more once it is paused: the source would not know", async () => {
+    const pages = 400;
+    const block = {
+      name: "ram",
+      hostPageSize: PAGE,
+      bytes: new Uint8Array(pages * PAGE),
+      received: new Set<number>(),
+    };
+    const { listener, near, memory, paused } = await listening([block], {}, PAGE);
+    listener.running();
+    const records = new Records().begin();
+    for (let page = 0; page < pages; page++) records.page("ram", page * PAGE, content);
+    await near.write(records.take());
+    await memory.touch(0, PAGE);
+    listener.pause();
+    await paused();
+    const placed = memory.placements.length;
+    for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+    expect(memory.placements.length).toBe(placed);
+    expect(placed).toBeLessThan(pages / 2);
+  });
+
   test("counts what came and how long was waited", async () => {
     const { listener, near, memory, preempt } = await listening();
     listener.running();
     await listener.pong(9);
-    const touched = memory.touch(0, 0);
+    const touched = Promise.all([memory.touch(0, 0), memory.touch(0, 1)]);
     await new Promise((resolve) => setTimeout(resolve, 5));
     await preempt.near.write(new Records().page("ram", 0, content).take());
     await touched;
