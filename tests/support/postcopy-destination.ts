@@ -112,6 +112,8 @@ export class PostcopyDestination {
     if (stray !== undefined) this.#ask(stray, true);
     const input = new StreamInput(main);
     try {
+      // QEMU 7.2 begins with nothing before it has both.
+      if (this.#options.readsPreemptToItsEnd === true) await this.#preemptConnected;
       if (this.blocks.length === 0) await this.#readHead(input);
       while (await this.#readSection(input));
       await this.#end();

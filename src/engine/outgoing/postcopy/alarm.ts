@@ -12,8 +12,9 @@ export class Alarm {
    * Waits until it rings, or rang since the last wait.
    *
    * @param mostMs When to wake in any case; never by itself where it is not given.
+   * @returns Whether it rang.
    */
-  async wait(mostMs?: number): Promise<void> {
+  async wait(mostMs?: number): Promise<boolean> {
     if (!this.#rung) {
       let timer: NodeJS.Timeout | undefined;
       await new Promise<void>((resolve) => {
@@ -23,6 +24,8 @@ export class Alarm {
       clearTimeout(timer);
       this.#wake = undefined;
     }
+    const rang = this.#rung;
     this.#rung = false;
+    return rang;
   }
 }

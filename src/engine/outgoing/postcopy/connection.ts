@@ -68,7 +68,7 @@ export class PostcopyConnection {
   onEnd: (() => void) | undefined;
   readonly #returnPath: ByteSource;
   #preempt: ByteSink | undefined;
-  #isEarlyPreempt = false;
+  #isEarlyPreempt: boolean | undefined;
   readonly #pages: Pick<PageSource, "blocks" | "targetPageSize">;
   readonly #onRequest: PageRequestListener;
   readonly #pongs = new Set<number>();
@@ -100,8 +100,8 @@ export class PostcopyConnection {
     return this.#preempt;
   }
 
-  /** Whether the destination wanted the preempt channel at once: see {@link PreemptChannel}. */
-  get isEarlyPreempt(): boolean {
+  /** Whether the destination wanted the preempt channel at once: see {@link PreemptChannel}; undefined if nobody knows. */
+  get isEarlyPreempt(): boolean | undefined {
     return this.#isEarlyPreempt;
   }
 
@@ -112,16 +112,9 @@ export class PostcopyConnection {
    *   one is which.
    */
   async openPreempt({ connect, early }: PreemptChannel, isTaken: Promise<void>): Promise<void> {
-    this.#isEarlyPreempt = early ?? false;
-    if (early !== true) {
-      const patience = new AbortController();
-      const enough = sleep(PATIENCE_MS, undefined, { signal: patience.signal }).then(
-        () => (this.#isEarlyPreempt = true),
-        () => undefined,
-      );
-      await Promise.race([isTaken, ...(early === false ? [] : [enough])]);
-      patience.abort();
-    }
+    this.#isEarlyPreempt = early;
+    if (early !== true) await this.#waitForPreempt(isTaken, early === undefined);
+    this.throwFailure();
     try {
       this.#preempt = await connect();
     } catch (error) {
@@ -130,6 +123,17 @@ export class PostcopyConnection {
     // It may have failed meanwhile, and its channels been closed.
     if (this.#failure !== undefined) this.close();
     this.throwFailure();
+  }
+
+  async #waitForPreempt(isTaken: Promise<void>, hasPatience: boolean): Promise<void> {
+    const patience = new AbortController();
+    const enough = sleep(PATIENCE_MS, false, { signal: patience.signal }).catch(() => false);
+    const answered = isTaken.then(() => true);
+    // It may fail later: then whoever waits for more says so.
+    answered.catch(() => undefined);
+    const isAnswered = await (hasPatience ? Promise.race([answered, enough]) : answered);
+    patience.abort();
+    if (isAnswered) this.#isEarlyPreempt = false;
   }
 
   /** Why the connection failed; undefined while it has not. */

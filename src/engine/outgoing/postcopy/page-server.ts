@@ -46,6 +46,8 @@ export interface PageServerOptions {
 
 const CLUSTER_BYTES = 64 << 10;
 const SLICE_BYTES = 128 << 10;
+/** A destination that says nothing for so long after the end of the stream waits for that of the preempt channel. */
+const SILENCE_MS = 1000;
 /** Zero pages that go out at once: they are nothing on the wire, but the destination maps each of them. */
 const ZERO_SLICE_PAGES = 1024;
 const LONGEST_WAIT_MS = 100;
@@ -205,9 +207,10 @@ export class PageServer {
 
   async #pumpPreempt(connection: PostcopyConnection, preempt: ByteSink): Promise<void> {
     const records = new PageRecords(this.#source, this.#clusterBytes);
+    let isSilent = false;
     while (!connection.isShut) {
       connection.throwFailure();
-      if (this.#hasEnded && connection.isEarlyPreempt) {
+      if (this.#hasEnded && (connection.isEarlyPreempt === true || isSilent)) {
         const writer = new ByteWriter();
         encodeEndOfSection(writer);
         await this.#send(connection, preempt, writer.finish());
@@ -215,7 +218,9 @@ export class PageServer {
       }
       const wanted = this.#queue.take();
       if (wanted === undefined) {
-        await this.#preemptAlarm.wait();
+        const mayBeOver = this.#hasEnded && connection.isEarlyPreempt === undefined;
+        const rang = await this.#preemptAlarm.wait(mayBeOver ? SILENCE_MS : undefined);
+        isSilent = mayBeOver && !rang;
         continue;
       }
       const [page, ...neighbours] = this.#clusterAround(wanted);

@@ -82,13 +82,15 @@ interface Scene {
   readonly options?: LazyLoadOptions;
   /** Bytes after which each connection breaks, in turn; those behind them stay. */
   readonly breaks?: readonly number[];
+  /** Whether it is known how the destination has its preempt channel; default true. */
+  readonly knowsPreempt?: boolean;
 }
 
 /** Loads into a destination, connection after connection, until all is there. */
 async function load(
   { file, expected }: Snapshot,
   random: Random,
-  { destination: behaviour, options = {}, breaks = [] }: Scene,
+  { destination: behaviour, options = {}, breaks = [], knowsPreempt = true }: Scene,
 ): Promise<{ readonly result: LazyLoadResult; readonly destination: PostcopyDestination }> {
   const destination = new PostcopyDestination({
     random,
@@ -117,7 +119,7 @@ async function load(
       destination.takePreempt(link.far);
       return Promise.resolve(link.near);
     },
-    early: behaviour.readsPreemptToItsEnd === true,
+    ...(knowsPreempt ? { early: behaviour.readsPreemptToItsEnd === true } : {}),
   };
   const { near } = connect();
   const loading = lazyLoadMappedRam(
@@ -212,6 +214,18 @@ describe("lazy load", () => {
       expect(missing.length + result.statistics.askedForPages).toBeGreaterThan(0);
     }
     expect(late).toBeGreaterThan(0);
+  });
+
+  test.each([
+    ["old", EARLY_PREEMPT],
+    ["new", PREEMPT],
+  ])("a preempt channel of a destination of which nobody knows that it is %s", async (_what, behaviour) => {
+    const random = new Random(1);
+    const { destination } = await load(await snapshot(random), random, {
+      destination: { ...behaviour, touches: 1000 },
+      knowsPreempt: false,
+    });
+    expect(destination.requests).toBeGreaterThan(10);
   });
 
   test("without one, all of them go before the end", async () => {
