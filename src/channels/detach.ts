@@ -11,8 +11,14 @@ export interface DetachedConnection {
 }
 
 /** A channel that can give its connection away. */
-interface DetachableChannel {
+export interface DetachableChannel {
+  readonly canDetach: boolean;
   detach(): Promise<DetachedConnection | undefined>;
+}
+
+/** Whether {@link detachConnection} can take the connection out of a channel. */
+export function canDetachConnection(channel: object): channel is DetachableChannel {
+  return "canDetach" in channel && channel.canDetach === true;
 }
 
 /**
@@ -25,5 +31,5 @@ interface DetachableChannel {
 export async function detachConnection(
   channel: ByteSource | ByteSink,
 ): Promise<DetachedConnection | undefined> {
-  return "detach" in channel ? (channel as DetachableChannel).detach() : undefined;
+  return canDetachConnection(channel) ? channel.detach() : undefined;
 }

@@ -157,6 +157,10 @@ class OnlyConnection implements ByteSource {
     await this.#stopListening();
   }
 
+  get canDetach(): boolean {
+    return this.#channel.canDetach;
+  }
+
   /** Gives the connection away: `detachConnection` says how. */
   async detach(): Promise<DetachedConnection | undefined> {
     const detached = await this.#channel.detach();

@@ -7,7 +7,7 @@ export type * from "./byte-stream.js";
 export { type Compression, openCompressed } from "./decompress.js";
 export { type ByteReceiver, deliver, type Delivery } from "./delivery.js";
 export type { DescriptorSets } from "./descriptor.js";
-export { detachConnection, type DetachedConnection } from "./detach.js";
+export { canDetachConnection, detachConnection, type DetachedConnection } from "./detach.js";
 export { acceptConnections } from "./incoming-socket.js";
 export type { DirectIo } from "./direct-io.js";
 export { ReadableFile, type ReadableFileOptions } from "./file.js";

@@ -137,6 +137,11 @@ export class SocketChannel implements ByteChannel {
     return new Promise((resolve) => this.#socket.end(resolve));
   }
 
+  /** Whether it can be given away: not with TLS. */
+  get canDetach(): boolean {
+    return this.#ownBuffers && this.#handOverFd() !== undefined;
+  }
+
   /** Gives the connection away: `detachConnection` says how. */
   async detach(): Promise<DetachedConnection | undefined> {
     const fd = this.#handOverFd();

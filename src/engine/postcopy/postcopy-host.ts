@@ -157,9 +157,10 @@ export interface PostcopyHost {
    * The source may go over to postcopy (POSTCOPY_ADVISE). A host that has to find out whether it can, or something to start
    * that takes time, does it here.
    *
+   * @param main What the migration comes over; nothing is to be read from it.
    * @throws MachineError `not-capable` when it cannot run while pages are missing: the migration is then refused.
    */
-  prepare?(): void;
+  prepare?(main: ByteSource): void;
   /**
    * Begins to listen. When it resolves, pages that were not received are missing and are asked for once they are touched.
    *

@@ -67,7 +67,7 @@ export class PostcopyServer {
     this.#uffd = Userfaultfd.ofDescriptor(data.uffd, data.servesKernel);
     this.#loop = new PollLoop(this.#calls, {
       beforeTurn: () => this.#lookAtPhase(),
-      onFailure: (error) => this.#fail(asError(error)),
+      onFailure: (error) => this.fail(asError(error)),
     });
   }
 
@@ -126,7 +126,7 @@ export class PostcopyServer {
         this.#loop.stop();
         this.#post({ kind: "completed", statistics });
       },
-      (error: unknown) => this.#fail(asError(error)),
+      (error: unknown) => this.fail(asError(error)),
     );
   }
 
@@ -210,7 +210,7 @@ export class PostcopyServer {
    * The guest can never have its pages. One that has not begun to run is given up: its memory is let go, and its thread is
    * told. One that ran may wait for a page already, so that its thread cannot be told: then the process ends, as QEMU does.
    */
-  #fail(error: Error): void {
+  fail(error: Error): void {
     this.#lose(error);
     this.#post({ kind: "failed", error: errorToData(error) });
     if (this.#isOver) {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import process from "node:process";
 import { parentPort, workerData } from "node:worker_threads";
 
 import { PostcopyListener } from "../../engine/incoming/postcopy/postcopy-listener.js";
@@ -19,3 +20,5 @@ const server = new PostcopyServer(
   (start, connection, memory, events) => PostcopyListener.begin(start, memory, connection, events),
 );
 port.on("message", (request: ThreadRequest) => void server.take(request));
+// A guest that waits must not wait for a thread that is gone.
+process.on("uncaughtException", (error) => server.fail(error));

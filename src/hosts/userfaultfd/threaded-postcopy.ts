@@ -1,4 +1,9 @@
-import { detachConnection, type DetachedConnection } from "../../channels/index.js";
+import {
+  type ByteSource,
+  canDetachConnection,
+  detachConnection,
+  type DetachedConnection,
+} from "../../channels/index.js";
 import type {
   PostcopyConnection,
   PostcopyEvents,
@@ -48,9 +53,11 @@ export class ThreadedPostcopy implements PostcopyHost {
   /**
    * Postcopy may follow: starts what takes time.
    *
-   * @throws MachineError `not-capable` where there is no userfaultfd.
+   * @throws MachineError `not-capable` where there is no userfaultfd, or the migration comes over no plain socket.
    */
-  prepare(): void {
+  prepare(main: ByteSource): void {
+    if (!canDetachConnection(main)) throw noPlainSocket();
+    this.#machine.regions();
     if (this.#prepared?.isAlive === true) return;
     this.#prepared = new PostcopyThread();
     this.#threads.add(this.#prepared);
@@ -61,7 +68,7 @@ export class ThreadedPostcopy implements PostcopyHost {
     connection: PostcopyConnection,
     events: PostcopyEvents,
   ): Promise<PostcopyListening> {
-    this.prepare();
+    this.prepare(connection.main);
     const thread = this.#prepared;
     if (thread === undefined) throw new MachineError("not-capable", CANNOT_RUN);
     this.#prepared = undefined;
@@ -74,6 +81,15 @@ export class ThreadedPostcopy implements PostcopyHost {
       throw error;
     }
     return listening;
+  }
+
+  /** There will be no postcopy: ends what was prepared for it. */
+  async unprepare(): Promise<void> {
+    const thread = this.#prepared;
+    if (thread === undefined) return;
+    this.#prepared = undefined;
+    this.#threads.delete(thread);
+    await thread.close();
   }
 
   /** Ends what goes on; the guest's memory is let go, and nobody may look at it any more. */
@@ -111,7 +127,8 @@ class ThreadListening implements PostcopyListening {
       else if (message.kind === "failed") void this.#fail(errorFromData(message.error));
       else {
         const { status, error } = message;
-        machine.hold(status === "postcopy-paused" || status === "postcopy-recover");
+        // One that failed for good never goes on.
+        if (status !== "failed") machine.hold(status === "postcopy-paused" || status === "postcopy-recover");
         events.onStatus?.(status, error === undefined ? undefined : errorFromData(error));
       }
     });
@@ -156,6 +173,8 @@ class ThreadListening implements PostcopyListening {
   }
 
   abort(error: Error): void {
+    // It would wait for a page of which nobody could tell it that it never comes.
+    this.#machine.hold(true);
     void this.#thread.call("abort", errorToData(error)).catch(() => undefined);
   }
 
@@ -195,7 +214,11 @@ async function handOver({ main, preempt }: PostcopyConnection): Promise<ThreadCo
 async function detached(channel: PostcopyConnection["main"]): Promise<DetachedConnection> {
   const connection = await detachConnection(channel);
   if (connection !== undefined) return connection;
-  throw new MachineError("not-capable", `${CANNOT_RUN}: the migration does not come over a plain socket`, {
+  throw noPlainSocket();
+}
+
+function noPlainSocket(): MachineError {
+  return new MachineError("not-capable", `${CANNOT_RUN}: the migration does not come over a plain socket`, {
     hint: "use a unix or TCP socket without TLS",
   });
 }

@@ -160,6 +160,7 @@ export class V86Host implements MigrationHost {
     // An emulator that is told to run while it stops never says that it stopped.
     await this.#stopping;
     if (this.running) return;
+    void this.#threadedPostcopy.unprepare();
     this.#runCount++;
     await this.emulator.run();
   }

@@ -77,7 +77,7 @@ export class HostPostcopy implements PostcopyTakeOver {
       .reduce((sizes, size) => sizes | size, 0);
     checkSame("host page sizes", advice.hostPageSizes, own, { offset });
     checkSame("target page sizes", advice.targetPageSize, pageSize, { offset });
-    postcopy.prepare?.();
+    postcopy.prepare?.(this.#source);
   }
 
   discard({ block: name, ranges }: RamDiscard, offset: number): void {
