@@ -310,7 +310,9 @@ export class PostcopyDestination {
     content: Buffer | undefined,
   ): void {
     const block = this.blocks[index]!;
-    if (this.#state === "precopy") {
+    // Transparent huge pages would bring a loaded page's neighbours into being.
+    assert(this.#state !== "precopy", "no page comes before the first discard");
+    if (this.#state === "discarded") {
       assert(content !== undefined, "a zero page in vain");
       content.copy(block.memory, address);
       block.received.set(address / PAGE);

@@ -9,7 +9,12 @@ import { PostcopyConnection, type PostcopyChannels, type PreemptChannel } from "
 import { type HostPageSizeOf, pagesOfMappedRam } from "./file-pages.js";
 import { PageServer } from "./page-server.js";
 import type { PageSource } from "./page-source.js";
-import { encodeDiscard, encodePostcopyHead, type PostcopyHead } from "./postcopy-head.js";
+import {
+  encodeDiscard,
+  encodePingBeforePackage,
+  encodePostcopyHead,
+  type PostcopyHead,
+} from "./postcopy-head.js";
 import type { PageServerStatistics } from "./postcopy-statistics.js";
 import { namedRun, type NamedPageRun, type Prefetch, prefetchRuns } from "./prefetch.js";
 import { recoverPostcopy } from "./recover.js";
@@ -210,26 +215,18 @@ class LazyLoad {
     const { sent } = this.#server;
     const runs = prefetch === undefined ? [] : prefetchRuns(this.#source, sent, prefetch);
     await connection.write(this.#head.start);
+    await connection.write(encodeDiscard(this.#source));
     if (prefetch?.when === "before-run") await this.#server.sendBeforeRun(connection, runs);
     await connection.write(this.#head.betweenRam);
     if (preempt !== undefined) {
       await connection.openPreempt(preempt, connection.pong(PostcopyPing.RETURN_PATH));
     }
-    await connection.write(this.#discardOne());
+    await connection.write(encodePingBeforePackage());
     // The package is loaded by the thread that accepts connections: a channel that it has not taken by then, it never will.
     if (preempt !== undefined) await connection.pong(PostcopyPing.BEFORE_PACKAGE);
     await connection.write(this.#head.package);
     this.#reach("package-sent");
     if (prefetch?.when === "after-run") this.#server.prefer(runs);
-  }
-
-  /** A page that was not sent, if there is one: then nothing is sent in vain. */
-  #discardOne(): Uint8Array {
-    const { sent } = this.#server;
-    const unsent = sent.findUnsent();
-    const place = unsent ?? { block: 0, page: 0 };
-    if (unsent === undefined) sent.takeBack(place);
-    return encodeDiscard(this.#source, place);
   }
 
   #watchDevices(connection: PostcopyConnection, begin: "start" | "recover"): void {

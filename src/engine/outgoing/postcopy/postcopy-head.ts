@@ -20,7 +20,6 @@ import { encodeRamPartEnd, encodeRamStart, encodeStreamHead } from "../../stream
 import { readEarlySection, splitBetweenRam } from "../replay.js";
 import { ORDINARY_HOST_PAGE_BYTES } from "./file-pages.js";
 import type { PageSource } from "./page-source.js";
-import type { PagePlace } from "./sent-pages.js";
 
 /** The parts of a lazy load's stream that are no pages, in the order in which they are sent. */
 export interface PostcopyHead {
@@ -63,17 +62,25 @@ export function encodePostcopyHead(
 }
 
 /**
- * The command that makes a destination forget one page, and with it prepare its memory for postcopy; and the PING behind
- * it. Without any discard QEMU goes on loading as in precopy, and waits for itself at the first missing page.
+ * The command that makes a destination forget one page, which it does not have, and with it prepare its memory for postcopy.
+ * Without any discard QEMU goes on loading as in precopy, and waits for itself at the first missing page.
+ *
+ * It has to come before any page: until then QEMU's memory may be in transparent huge pages, and a page that is loaded brings its
+ * 511 neighbours into being, which then cannot be placed any more.
  */
-export function encodeDiscard(source: PageSource, { block, page }: PagePlace): Uint8Array {
+export function encodeDiscard({ blocks }: PageSource): Uint8Array {
   const writer = new ByteWriter();
-  const described = source.blocks[block];
-  if (described !== undefined) {
-    const { name, hostPageSize } = described;
-    const range = { start: page * hostPageSize, length: hostPageSize };
-    encodeCommand(writer, ramDiscardCommand({ block: name, ranges: [range] }));
+  const [first] = blocks;
+  if (first !== undefined) {
+    const { name, hostPageSize } = first;
+    encodeCommand(writer, ramDiscardCommand({ block: name, ranges: [{ start: 0, length: hostPageSize }] }));
   }
+  return writer.finish();
+}
+
+/** The PING that tells whether a destination has come as far as the package. */
+export function encodePingBeforePackage(): Uint8Array {
+  const writer = new ByteWriter();
   encodeCommand(writer, pingCommand(PostcopyPing.BEFORE_PACKAGE));
   return writer.finish();
 }

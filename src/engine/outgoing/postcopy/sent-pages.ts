@@ -113,19 +113,6 @@ export class SentPages {
     return runs;
   }
 
-  /** Any page that was not sent, preferably one without content. */
-  findUnsent(): PagePlace | undefined {
-    const unsent = this.#blocks.map(({ sent }, block) => ({ block, page: sent.nextClear(0) }));
-    const found = unsent.filter(({ block, page }) => page < this.hostPages(block));
-    return found.find(({ block, page }) => !this.#state(block).pending.has(page)) ?? found[0];
-  }
-
-  /** Makes a page unsent again, which the destination was told to discard. */
-  takeBack({ block, page }: PagePlace): void {
-    this.#state(block).sent.clear(page);
-    this.#recount(block);
-  }
-
   /**
    * Takes over what the destination has of a block, and only that: what was under way to it is lost.
    *

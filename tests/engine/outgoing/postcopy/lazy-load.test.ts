@@ -250,7 +250,7 @@ describe("lazy load", () => {
     expect(destination.precopyPages).toBe(when === "before-run" ? most : 0);
   });
 
-  test("all of it prefetched before the guest runs: one page is discarded and sent again", async () => {
+  test("all of it prefetched before the guest runs", async () => {
     const random = new Random(4);
     const vm = await snapshot(random);
     const runs = BLOCKS.map(([block, end]) => ({ block, start: 0, end }));

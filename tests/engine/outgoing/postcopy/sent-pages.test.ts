@@ -106,20 +106,6 @@ describe("sent pages", () => {
     const there = Array.from({ length: 8 }, (_, page) => sent.isSent(0, page));
     expect(there).toEqual([false, true, true, false, false, true, false, false]);
   });
-
-  test("the page to discard is one without content, if there is one that was not sent", () => {
-    const source = sourceOf(new Random(2), [[20, 1]]);
-    const sent = new SentPages(source);
-    const { content } = source.blocks[0]!;
-    expect(content.has(sent.findUnsent()!.page)).toBe(false);
-    for (const { start, end } of content.clearRuns()) sent.markSent({ block: 0, start, end });
-    expect(sent.findUnsent()).toEqual({ block: 0, page: content.nextSet(0) });
-    for (const { start, end } of content.runs()) sent.markSent({ block: 0, start, end });
-    expect(sent.findUnsent()).toBeUndefined();
-    sent.takeBack({ block: 0, page: 7 });
-    expect(sent.findUnsent()).toEqual({ block: 0, page: 7 });
-    expect(sent.pendingBytes).toBe(content.has(7) ? PAGE : 0);
-  });
 });
 
 describe("the queue of requests", () => {
