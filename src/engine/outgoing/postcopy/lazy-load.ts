@@ -216,11 +216,13 @@ class LazyLoad {
     const runs = prefetch === undefined ? [] : prefetchRuns(this.#source, sent, prefetch);
     await connection.write(this.#head.start);
     await connection.write(encodeDiscard(this.#source));
+    const openPreempt = async (channel: PreemptChannel): Promise<void> =>
+      connection.openPreempt(channel, connection.pong(PostcopyPing.RETURN_PATH));
+    // One that reads nothing before it has both would not take these pages either.
+    if (preempt?.early === true) await openPreempt(preempt);
     if (prefetch?.when === "before-run") await this.#server.sendBeforeRun(connection, runs);
     await connection.write(this.#head.betweenRam);
-    if (preempt !== undefined) {
-      await connection.openPreempt(preempt, connection.pong(PostcopyPing.RETURN_PATH));
-    }
+    if (preempt !== undefined && preempt.early !== true) await openPreempt(preempt);
     await connection.write(encodePingBeforePackage());
     // The package is loaded by the thread that accepts connections: a channel that it has not taken by then, it never will.
     if (preempt !== undefined) await connection.pong(PostcopyPing.BEFORE_PACKAGE);
