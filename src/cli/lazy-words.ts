@@ -4,7 +4,7 @@ import { bytes, duration } from "./format.js";
 
 /** What is said when the guest is there. */
 export function guestLine({ guest, elapsedMs, remainingBytes }: LazyGuest): string {
-  return `The guest is ${guest} after ${duration(elapsedMs)}; ${bytes(remainingBytes)} of its memory follow`;
+  return `The guest is ${guest} after ${duration(elapsedMs)}; up to ${bytes(remainingBytes)} of its memory follow`;
 }
 
 /** What is said at the end. */
