@@ -174,8 +174,11 @@ describe("/migration/postcopy", () => {
   });
 
   // The guest goes on asking for pages: mostly it waits for one when the connection breaks.
-  test("/migration/postcopy/recovery/plain", async () => {
-    const pair = await pausePostcopy([], false);
+  test.each([
+    ["/migration/postcopy/recovery/plain", []],
+    ["/migration/postcopy/preempt/recovery/plain", PREEMPT],
+  ])("%s", async (_, capabilities) => {
+    const pair = await pausePostcopy(capabilities, false);
     const address = await whereGuestWaits(pair);
     if (address === undefined) await recoverPostcopy(pair);
     else {
@@ -185,7 +188,7 @@ describe("/migration/postcopy", () => {
     expectStatuses(pair, { source: [FULL_SOURCE], target: [FULL_TARGET] });
   });
 
-  test("/migration/postcopy/preempt/recovery/plain", async () => {
+  test("/migration/postcopy/preempt/recovery/plain, with the guest stopped", async () => {
     const pair = await pausePostcopy(PREEMPT, true);
     await recoverPostcopy(pair);
     expectStatuses(pair, { source: [FULL_SOURCE], target: [FULL_TARGET] });
