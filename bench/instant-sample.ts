@@ -49,6 +49,7 @@ export class InstantWatch {
   readonly #machine: QemuMachine;
   #requestMs = NaN;
   #cpuBeforeMs = NaN;
+  #isCancelled = false;
 
   constructor(machine: QemuMachine) {
     this.#machine = machine;
@@ -58,6 +59,11 @@ export class InstantWatch {
   start(): void {
     this.#cpuBeforeMs = this.#cpuMs();
     this.#requestMs = nowMs();
+  }
+
+  /** Ends {@link finish}, with an error. */
+  cancel(): void {
+    this.#isCancelled = true;
   }
 
   /** Waits for all that there is to see, and until the guest has found every page right. */
@@ -90,8 +96,9 @@ export class InstantWatch {
   /** Polls: what is waited for may come within few milliseconds. */
   async #when(holds: () => boolean): Promise<number> {
     while (!holds()) {
-      if (nowMs() - this.#requestMs > LIMIT_MS)
+      if (this.#isCancelled || nowMs() - this.#requestMs > LIMIT_MS) {
         throw new MachineError("timeout", "The guest is not restored");
+      }
       if (this.#eventTime("MIGRATION", "failed") !== undefined) {
         throw new MachineError("migration-failed", `The load failed: ${this.#machine.stderr}`);
       }

@@ -11,7 +11,7 @@ import fs from "node:fs";
 import { parseMigrationUri, ReadableFile } from "../src/channels/index.js";
 import { UsageError } from "../src/errors/index.js";
 import { QmpClient } from "../src/qmp/index.js";
-import { receiveSnapshot, restoreVm, saveVm } from "../src/session/index.js";
+import { receiveSnapshot, restoreVm, restoreVmLazily, saveVm } from "../src/session/index.js";
 import { dataRanges } from "../src/snapshot/data-ranges.js";
 import {
   convertSnapshot,
@@ -28,6 +28,13 @@ export type RamportJob =
   | { readonly kind: "save"; readonly qmpPath: string; readonly output: string; readonly channels?: number }
   | { readonly kind: "receive"; readonly uri: string; readonly output: string }
   | { readonly kind: "restore"; readonly qmpPath: string; readonly input: string; readonly channels?: number }
+  | {
+      readonly kind: "lazy";
+      readonly qmpPath: string;
+      readonly input: string;
+      readonly prefetch: "before" | "after" | "off";
+      readonly workingSet: string;
+    }
   /** No operation of ramport's: the same file's data, read in pieces of 1 MiB and not looked at. */
   | { readonly kind: "read"; readonly input: string }
   | { readonly kind: "verify"; readonly input: string }
@@ -75,6 +82,8 @@ async function perform(job: RamportJob): Promise<unknown> {
     case "save":
     case "restore":
       return throughQmp(job);
+    case "lazy":
+      return restoreLazily(job);
     case "receive":
       return receiveSnapshot(parseMigrationUri(job.uri), job.output);
     case "read":
@@ -99,6 +108,16 @@ async function throughQmp(job: RamportJob & { readonly kind: "save" | "restore" 
   try {
     if (job.kind === "save") await saveVm(qmp, job.output, { method: "stream", ...channels });
     else await restoreVm(qmp, job.input, { method: "send", then: "pause", ...channels });
+  } finally {
+    await qmp.close();
+  }
+}
+
+async function restoreLazily(job: RamportJob & { readonly kind: "lazy" }): Promise<void> {
+  const { qmpPath, input, prefetch, workingSet } = job;
+  const qmp = await QmpClient.connect(qmpPath);
+  try {
+    await restoreVmLazily(qmp, input, { then: "run", qmpPath, prefetch, workingSet });
   } finally {
     await qmp.close();
   }
