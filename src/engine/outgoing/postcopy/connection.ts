@@ -243,6 +243,7 @@ export class PostcopyConnection {
   #until(isMet: () => boolean): Promise<void> {
     if (isMet()) return Promise.resolve();
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    if (this.#shut) return Promise.reject(tooEarly());
     return new Promise((resolve, reject) => {
       this.#waiters.add({ isMet, resolve, reject });
     });
@@ -262,6 +263,9 @@ export class PostcopyConnection {
         waiter.resolve();
       }
     }
+    // Nothing is read after its last word: what somebody still waits for never comes.
+    for (const waiter of this.#waiters) waiter.reject(tooEarly());
+    this.#waiters.clear();
     this.onEnd?.();
   }
 
@@ -300,6 +304,14 @@ export class PostcopyConnection {
     const bytes = await input.parse((reader) => decodeReceivedBitmap(reader, name, pageCount));
     this.#bitmaps.set(name, PageBitmap.fromBytes(pageCount, bytes));
   }
+}
+
+/** For a destination that says it has everything while something is still to be sent. */
+export function tooEarly(): MachineError {
+  return new MachineError(
+    "migration-failed",
+    "The destination says that it has loaded what was not sent yet",
+  );
 }
 
 /** A connection that breaks inside a message has broken, and is no bad message. */

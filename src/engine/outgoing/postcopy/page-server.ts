@@ -1,13 +1,13 @@
 import type { ByteSink } from "../../../channels/index.js";
 import { asError } from "../../../errors/as-error.js";
-import { assert, MachineError } from "../../../errors/index.js";
+import { assert } from "../../../errors/index.js";
 import { ByteWriter, encodeEndOfSection, type PageRequest, SectionType } from "../../../wire/index.js";
 import { type Clock, systemClock } from "../../clock.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
 import { encodeRamPartEnd } from "../../stream-frames.js";
 import { Alarm } from "./alarm.js";
 import { BackgroundFill, FillRate, pagesIn } from "./background-fill.js";
-import type { PostcopyConnection } from "./connection.js";
+import { type PostcopyConnection, tooEarly } from "./connection.js";
 import { PageRecords } from "./page-records.js";
 import { checkHostPages, type PageSource } from "./page-source.js";
 import { PostcopyCounters, type PageServerStatistics } from "./postcopy-statistics.js";
@@ -390,10 +390,3 @@ export class PageServer {
 }
 
 const NOTHING = new Uint8Array();
-
-function tooEarly(): MachineError {
-  return new MachineError(
-    "migration-failed",
-    "The destination says that it has loaded what was not sent yet",
-  );
-}
