@@ -10,6 +10,7 @@ import {
   readdirSync,
   readFileSync,
   statSync,
+  writeFileSync,
   writeSync,
 } from "node:fs";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
@@ -314,6 +315,20 @@ describe.each(["10.0", "11.1"] as const)("clones", (version) => {
       expect(leftovers()).toEqual(NOTHING);
       await expect(cloneVms(file, { argv: [...argv, "-device", "no-such"] })).rejects.toThrow(
         /^QEMU ended with exit status 1: .*no-such/,
+      );
+      expect(leftovers()).toEqual(NOTHING);
+    });
+
+    test("another file takes the snapshot's place before QEMU opens it: no clone is left", async () => {
+      const machine = guestMachine(workDir.path, { version });
+      const { file } = await save(machine);
+      await sealSnapshot(file);
+      const [command = "", ...args] = commandLine(qemu, machine);
+      const late = workDir.file("late-qemu");
+      const replace = `case "$*" in *mem-path=*) cp '${file}' '${file}.new' && mv -f '${file}.new' '${file}';; esac`;
+      writeFileSync(late, `#!/bin/sh\n${replace}\nexec '${command}' "$@"\n`, { mode: 0o700 });
+      await expect(cloneVms(file, { argv: [late, ...args] })).rejects.toThrow(
+        /vm\.ram was replaced or written to while it was cloned/,
       );
       expect(leftovers()).toEqual(NOTHING);
     });

@@ -117,7 +117,7 @@ export async function planClone(snapshot: string, options: PlanCloneOptions): Pr
   throwIfAborted(options.signal);
   const directory = makeRunDirectory();
   try {
-    const { file, skeleton, plan } = await prepare(snapshot, options, directory, 1);
+    const { file, skeleton, plan, expectUnchanged } = await prepare(snapshot, options, directory, 1);
     try {
       const residualPath = path.resolve(options.residualPath);
       const residualBytes = await publishResidual(file, skeleton, {
@@ -126,6 +126,7 @@ export async function planClone(snapshot: string, options: PlanCloneOptions): Pr
         mappedBlocks: namesOf(plan),
         ...(options.signal === undefined ? {} : { signal: options.signal }),
       });
+      expectUnchanged();
       return {
         argv: [
           ...plan.argv,
@@ -237,6 +238,8 @@ async function startOne(
     const qmp = await process.connect(signal);
     const waiting = { qmp, mapped, snapshotPath: memory.path };
     await prepareClone(mainBackend === undefined ? waiting : { ...waiting, mainBackend }, then);
+    // It has opened the file by now, and nothing runs in it yet.
+    job.expectUnchanged();
     const processStartMs = performance.now() - startMs;
     const { guest, restoreMs } = await loadClone(qmp, residual, { ...then, signal });
     const facts = { number, pid: process.pid, qmpPath, logPath, guest, processStartMs, restoreMs };

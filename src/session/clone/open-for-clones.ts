@@ -2,7 +2,7 @@ import fs from "node:fs";
 
 import { ReadableFile } from "../../channels/index.js";
 import { findStaleBytes, type MappedRamFile, type ProgressListener } from "../../engine/index.js";
-import { FormatError } from "../../errors/index.js";
+import { FormatError, MachineError } from "../../errors/index.js";
 import { openForMapping } from "../../snapshot/seal.js";
 import type { SnapshotMemory } from "./memory-plan.js";
 
@@ -11,6 +11,12 @@ export interface SnapshotForClones {
   readonly file: ReadableFile;
   readonly skeleton: MappedRamFile;
   readonly memory: SnapshotMemory;
+  /**
+   * Makes sure that who opened the path meanwhile has what was checked here; a QEMU opens it by itself, and later.
+   *
+   * @throws MachineError `io` when there is another file at the path by now, or this one was written to.
+   */
+  readonly expectUnchanged: () => void;
 }
 
 /** How to open it. */
@@ -32,6 +38,7 @@ export async function openForClones(path: string, options: OpenForClonesOptions)
   // QEMU may run in another folder, and a link may lead elsewhere tomorrow.
   const file = ReadableFile.open(path);
   try {
+    const opened = identityOf(fs.fstatSync(file.fd, { bigint: true }));
     const skeleton = openForMapping(file, offset === undefined ? {} : { offset });
     const seal = `run: ramport seal ${path}`;
     const stale = await findStaleBytes(file, skeleton, options);
@@ -44,7 +51,16 @@ export async function openForClones(path: string, options: OpenForClonesOptions)
     }
     if ((fs.fstatSync(file.fd).mode & 0o222) !== 0)
       onMessage?.(`${path} can be written to, which would change its clones under way; ${seal}`);
-    return { file, skeleton, memory: memoryOf(file, skeleton) };
+    const memory = memoryOf(file, skeleton);
+    const expectUnchanged = (): void => {
+      const stats = fs.statSync(memory.path, { bigint: true, throwIfNoEntry: false });
+      if (stats !== undefined && identityOf(stats) === opened) return;
+      throw new MachineError("io", `${path} was replaced or written to while it was cloned`, {
+        path,
+        hint: "clone it again, and keep it as it is meanwhile",
+      });
+    };
+    return { file, skeleton, memory, expectUnchanged };
   } catch (error) {
     file.close();
     throw error;
@@ -61,4 +77,9 @@ function memoryOf(file: ReadableFile, { configuration, blocks }: MappedRamFile):
       ...(mapped === undefined ? {} : { pagesOffset: mapped.pagesOffset }),
     })),
   };
+}
+
+/** Which file it is, and in which state: the times of its content, not of its mode. */
+function identityOf({ dev, ino, size, mtimeNs }: fs.BigIntStats): string {
+  return [dev, ino, size, mtimeNs].join(" ");
 }

@@ -57,6 +57,7 @@ export async function restoreClone(
     const { memory, skeleton } = snapshot;
     const mapped = await findMappedBlocks(qmp, memory);
     await prepareClone({ qmp, mapped, snapshotPath: memory.path }, options);
+    snapshot.expectUnchanged();
     const socket = makePrivateSocketPath(qmpPath);
     try {
       const uri = { kind: "unix", path: socket.path } as const;
