@@ -53,11 +53,13 @@ export function pagesIn(bytes: number, pageSize: number): number {
   return Math.max(1, Math.floor(bytes / pageSize));
 }
 
-/** Holds what nobody asked for to a number of bytes a second. */
+/** Holds what nobody asked for to a number of bytes a second. A limit that changes holds from then on. */
 export class FillRate {
   readonly #clock: Clock;
   readonly #limit: () => number;
-  #freeAtMs = 0;
+  /** What was sent and not yet allowed, as of a moment. */
+  #aheadBytes = 0;
+  #asOfMs = 0;
 
   /** @param limit Bytes per second, asked anew each time; 0 for none. */
   constructor(clock: Clock, limit: () => number) {
@@ -67,12 +69,21 @@ export class FillRate {
 
   /** Milliseconds until more may be sent; 0 when it may be now. */
   waitMs(): number {
-    return this.#limit() === 0 ? 0 : Math.max(0, this.#freeAtMs - this.#clock.now());
+    const limit = this.#catchUp();
+    return limit === 0 ? 0 : (this.#aheadBytes / limit) * 1000;
   }
 
   sent(bytes: number): void {
+    if (this.#catchUp() > 0) this.#aheadBytes += bytes;
+  }
+
+  /** @returns The limit. */
+  #catchUp(): number {
     const limit = this.#limit();
-    if (limit === 0) return;
-    this.#freeAtMs = Math.max(this.#freeAtMs, this.#clock.now()) + (bytes / limit) * 1000;
+    const nowMs = this.#clock.now();
+    const allowedBytes = limit === 0 ? Infinity : ((nowMs - this.#asOfMs) / 1000) * limit;
+    this.#aheadBytes = Math.max(0, this.#aheadBytes - allowedBytes);
+    this.#asOfMs = nowMs;
+    return limit;
   }
 }
