@@ -1,6 +1,7 @@
+import fs from "node:fs";
 import nodePath from "node:path";
 
-import { throwIfAborted } from "../errors/index.js";
+import { MachineError, throwIfAborted } from "../errors/index.js";
 import type { QmpClient } from "../qmp/index.js";
 import { openSnapshot } from "../snapshot/index.js";
 import { LazyRestore } from "./lazy-restore.js";
@@ -16,7 +17,8 @@ import { checkTls } from "./qemu-tls.js";
  * A QEMU whose restore from the same snapshot was broken off, by a crash for example, is taken up where it stands.
  *
  * @param path A mapped-ram file, a classic stream, or an image of libvirt's with either.
- * @throws FormatError for a damaged file, or one that QEMU cannot load so; MachineError; UsageError; CancelledError: a guest
+ * @throws FormatError for a damaged file, or one that QEMU cannot load so; MachineError, `io` also for a file that was written to
+ *   meanwhile: the guest then has all of its memory, and wrong pages among it; UsageError; CancelledError: a guest
  *   that runs already waits for its pages from then on, and the same call goes on with it.
  */
 export async function restoreVmLazily(
@@ -33,10 +35,25 @@ export async function restoreVmLazily(
     ...(onProgress === undefined ? {} : { onProgress }),
   });
   const monitor = new Monitor(qmp, options.reconnect);
+  const absolutePath = nodePath.resolve(path);
   try {
-    return await new LazyRestore(monitor, nodePath.resolve(path), snapshot, options).run();
+    const before = fs.statSync(absolutePath, { bigint: true });
+    const result = await new LazyRestore(monitor, absolutePath, snapshot, options).run();
+    expectUnchanged(absolutePath, before);
+    return result;
   } finally {
     snapshot.close();
     await monitor.close();
   }
+}
+
+/** Pages that are sent one after the other are one guest's only if the file stays as it is. Another one may take its name. */
+function expectUnchanged(path: string, before: fs.BigIntStats): void {
+  const after = fs.statSync(path, { bigint: true, throwIfNoEntry: false });
+  if (after?.ino !== before.ino || after.dev !== before.dev) return;
+  if (after.mtimeNs === before.mtimeNs && after.size === before.size) return;
+  throw new MachineError("io", `${path} was written to while the guest's memory came from it`, {
+    path,
+    hint: "the guest may have wrong pages: end it, and restore it anew from a file that stays as it is",
+  });
 }

@@ -1,9 +1,11 @@
 /** `ramport restore --lazy` into real QEMUs: the guest runs at once and checks every page that comes after it. */
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 
 import { buildBootSector } from "../../guests/boot-sector.js";
+import { QmpClient } from "../../src/qmp/index.js";
+import { restoreVmLazily } from "../../src/session/index.js";
 import { readWorkingSet } from "../../src/snapshot/index.js";
 import { encodeLibvirtSaveHeader } from "../../src/wire/index.js";
 import { describeWithQemu } from "../support/describe-with-qemu.js";
@@ -234,6 +236,16 @@ describeWithQemu("11.1", "restore --lazy: while the guest waits for pages", () =
     await expect.poll(async () => (await migrationOf(machine)).status).toBe("postcopy-paused");
     await ramportJson(lazily(saved.path, machine));
     await expectGoesOn(machine, saved.state);
+  });
+
+  test("a file that is written to meanwhile", async () => {
+    const { path } = await save("11.1");
+    const destination = await waiting("11.1");
+    const qmp = await QmpClient.connect(destination.qmpPath, { oob: "auto" });
+    const restoring = restoreVmLazily(qmp, path, { onGuest: () => appendFileSync(path, "more") });
+    await expect(restoring).rejects.toThrow(/vm\.ram was written to while the guest's memory came from it/);
+    await qmp.close();
+    expect(await objects(destination)).not.toContain("ramport-lazy-restore");
   });
 
   test("a guest that was stopped stays stopped, and runs with --run", async () => {
