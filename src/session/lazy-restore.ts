@@ -57,6 +57,8 @@ const DEFAULT_CLUSTER_BYTES = 64 << 10;
 const RECORDING_MS = 2000;
 const RECORDING_BYTES_PER_SECOND = 4 << 20;
 const POLL_MS = 5;
+const STILL_WAITS =
+  "The guest still waits for a part of its memory: run the same command again when what went wrong is mended";
 
 /** What is decided before pages are sent. */
 interface Loading {
@@ -333,7 +335,10 @@ export class LazyRestore {
       return await work();
     } catch (error) {
       if (this.#guestMs !== undefined || this.#resumed || (await this.#isFilling())) {
-        if (!(error instanceof CancelledError)) throw error;
+        if (!(error instanceof CancelledError)) {
+          if (await this.#isFilling()) this.#options.onMessage?.(STILL_WAITS);
+          throw error;
+        }
         throw new CancelledError(
           "The restore was broken off: the guest waits for its memory until the same command is run again",
           error,

@@ -1,6 +1,6 @@
 /** `ramport restore --lazy` into real QEMUs: the guest runs at once and checks every page that comes after it. */
 
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, copyFileSync, existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 
 import { buildBootSector } from "../../guests/boot-sector.js";
@@ -246,6 +246,21 @@ describeWithQemu("11.1", "restore --lazy: while the guest waits for pages", () =
     await expect(restoring).rejects.toThrow(/vm\.ram was written to while the guest's memory came from it/);
     await qmp.close();
     expect(await objects(destination)).not.toContain("ramport-lazy-restore");
+  });
+
+  test("a file that cannot be read any more: the guest waits, and goes on when it can", async () => {
+    const saved = await save("11.1", LARGE);
+    const machine = await waiting("11.1", LARGE);
+    const whole = workDir.file("whole.ram");
+    copyFileSync(saved.path, whole);
+    const run = await startSlowly(saved, machine);
+    truncateSync(saved.path, 4096);
+    const { code, stderr } = await run.ended;
+    expect(code).not.toBe(0);
+    expect(stderr).toContain("The guest still waits for a part of its memory: run the same command again");
+    expect(stderr).toContain("The file became shorter while it was read");
+    await ramportJson(lazily(whole, machine));
+    await expectGoesOn(machine, saved.state);
   });
 
   test("a guest that was stopped stays stopped, and runs with --run", async () => {
