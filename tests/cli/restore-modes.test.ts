@@ -7,12 +7,6 @@ const restore = (...args: readonly string[]) =>
   ramport(["restore", "vm.ram", "--qmp", "/nowhere.qmp", ...args]);
 
 describe("restore --mode", () => {
-  test("clone says which command that is", async () => {
-    const { code, stderr } = await restore("--mode", "clone");
-    expect(code).toBe(2);
-    expect(stderr).toMatch(/^ramport: A clone has its memory mapped .*ramport clone FILE -- [^\n]*\n$/);
-  });
-
   test.each([
     [["--lazy", "--mode", "eager"], "--lazy and --mode eager contradict each other"],
     [["--lazy", "--channels", "2"], "--channels belongs to --mode eager"],
@@ -21,6 +15,16 @@ describe("restore --mode", () => {
     [["--rate-limit", "1M"], "--rate-limit belongs to --mode lazy"],
     [["--detach"], "--detach belongs to --mode lazy"],
     [["--mode", "eager", "--working-set", "a.ws"], "--working-set belongs to --mode lazy"],
+    [["--mode", "clone", "--lazy"], "--lazy and --mode clone contradict each other"],
+    [["--mode", "clone", "--detach"], "--detach belongs to --mode lazy, and this is --mode clone"],
+    [
+      ["--mode", "clone", "--method", "mapped-ram"],
+      "--method belongs to --mode eager, and this is --mode clone",
+    ],
+    [
+      ["--mode", "clone", "--via", "unix:a"],
+      "--via belongs to --mode eager and lazy, and this is --mode clone",
+    ],
     [["--lazy", "--rate-limit", "fast"], "--rate-limit takes bytes"],
   ])("%j is refused", async (args, message) => {
     const { code, stderr } = await restore(...args);

@@ -253,6 +253,10 @@ describe.each(["10.0", "11.1"] as const)("clones", (version) => {
         /None of this QEMU's memory is the snapshot/,
       );
       await unmapped.close();
+      const refused = await ramport(["restore", file, "--qmp", plain.qmpPath, "--mode", "clone"]);
+      expect(refused).toMatchObject({ stdout: "" });
+      expect(refused.code).toBe(3);
+      expect(refused.stderr).toMatch(/None of this QEMU's memory is the snapshot.*ramport clone --print/);
       await plain.kill();
       const argv = commandLine(qemu, machine);
       const planned = await planClone(file, { argv, residualPath: workDir.file("residual") });
@@ -275,6 +279,13 @@ describe.each(["10.0", "11.1"] as const)("clones", (version) => {
       expect(result.residualBytes).toBe(planned.residualBytes);
       await qmp.close();
       await expectGoesOn(waiting, state);
+      await waiting.kill();
+      const other = await startQemu({ ...machine, args: [...machine.args!, ...added], incoming: "defer" });
+      const clone = ["restore", file, "--qmp", other.qmpPath, "--mode", "clone"];
+      const { restoreMs, ...same } = result;
+      expect(restoreMs).toBeGreaterThan(0);
+      expect(await ramportJson(clone)).toMatchObject({ ...same, mode: "clone" });
+      await expectGoesOn(other, state);
     });
 
     test("q35, from a snapshot that begins later in its file", async () => {

@@ -18,20 +18,24 @@ export type RestoreFlags = CommonOptions &
   EagerOptions &
   LazyFlags & { readonly qmp: string; readonly mode?: RestoreMode; readonly lazy?: boolean };
 
-const EAGER_ONLY: readonly (readonly [keyof EagerOptions, string])[] = [
-  ["channels", "--channels"],
-  ["directIo", "--direct-io"],
-  ["multifdCompression", "--multifd-compression"],
-];
-const LAZY_ONLY: readonly (readonly [keyof LazyFlags, string])[] = [
-  ["preempt", "--preempt"],
-  ["rateLimit", "--rate-limit"],
-  ["cluster", "--cluster"],
-  ["prefetch", "--prefetch"],
-  ["prefetchBudget", "--prefetch-budget"],
-  ["workingSet", "--working-set"],
-  ["detach", "--detach"],
-  ["log", "--log"],
+/** What only one mode, or not all of them, has an option for. */
+const OWN_OPTIONS: readonly (readonly [keyof RestoreFlags, string, ...RestoreMode[]])[] = [
+  ["channels", "--channels", "eager"],
+  ["directIo", "--direct-io", "eager"],
+  ["multifdCompression", "--multifd-compression", "eager"],
+  ["preempt", "--preempt", "lazy"],
+  ["rateLimit", "--rate-limit", "lazy"],
+  ["cluster", "--cluster", "lazy"],
+  ["prefetch", "--prefetch", "lazy"],
+  ["prefetchBudget", "--prefetch-budget", "lazy"],
+  ["workingSet", "--working-set", "lazy"],
+  ["detach", "--detach", "lazy"],
+  ["log", "--log", "lazy"],
+  ["via", "--via", "eager", "lazy"],
+  ["tlsCredsX509", "--tls-creds-x509", "eager", "lazy"],
+  ["tlsPsk", "--tls-psk", "eager", "lazy"],
+  ["tlsHostname", "--tls-hostname", "eager", "lazy"],
+  ["tlsUsername", "--tls-username", "eager", "lazy"],
 ];
 
 /** `ramport restore`. */
@@ -40,6 +44,11 @@ export async function restore(file: string, options: RestoreFlags): Promise<void
   if (mode === "lazy") {
     const { restoreLazily } = await import("./restore-lazy.js");
     await restoreLazily(file, options);
+    return;
+  }
+  if (mode === "clone") {
+    const { restoreAsClone } = await import("./restore-clone.js");
+    await restoreAsClone(file, options);
     return;
   }
   const tls = tlsFrom(options);
@@ -67,23 +76,16 @@ export async function restore(file: string, options: RestoreFlags): Promise<void
 }
 
 /** @throws UsageError for options that belong to another mode. */
-function chooseMode(options: RestoreFlags): Exclude<RestoreMode, "clone"> {
+function chooseMode(options: RestoreFlags): RestoreMode {
   const mode = options.mode ?? (options.lazy === true ? "lazy" : "eager");
   if (options.lazy === true && mode !== "lazy") {
     throw new UsageError(`--lazy and --mode ${mode} contradict each other`);
   }
-  if (mode === "clone") {
-    throw new UsageError("A clone has its memory mapped from the file when its QEMU starts", {
-      hint: "ramport starts it: ramport clone FILE -- qemu-system-... ARGUMENTS",
-    });
-  }
-  const given = new Map<string, unknown>(Object.entries(options));
-  const foreign = (mode === "lazy" ? EAGER_ONLY : LAZY_ONLY).find(([name]) => given.get(name) !== undefined);
-  const method = options.method ?? "auto";
-  if (foreign !== undefined || (mode === "lazy" && method !== "auto")) {
-    const name = foreign?.[1] ?? "--method";
-    const other = mode === "lazy" ? "eager" : "lazy";
-    throw new UsageError(`${name} belongs to --mode ${other}, and this is --mode ${mode}`);
-  }
-  return mode;
+  const foreign = OWN_OPTIONS.find(
+    ([name, , ...modes]) => options[name] !== undefined && !modes.includes(mode),
+  );
+  const otherMethod = mode !== "eager" && (options.method ?? "auto") !== "auto";
+  if (foreign === undefined && !otherMethod) return mode;
+  const [, name, ...modes] = foreign ?? ["method", "--method", "eager"];
+  throw new UsageError(`${name} belongs to --mode ${modes.join(" and ")}, and this is --mode ${mode}`);
 }

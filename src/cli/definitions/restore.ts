@@ -18,6 +18,7 @@ export function addRestore(program: Command): void {
       "ramport restore vm.ram --qmp /run/new.qmp --method send --channels 4",
       "ramport restore vm.ram --qmp /run/new.qmp --lazy           # the guest runs at once, its memory follows",
       "ramport restore vm.ram --qmp /run/new.qmp --lazy --detach  # returns when the guest runs",
+      "ramport restore vm.ram --qmp /run/new.qmp --mode clone     # a QEMU that has the file as its memory",
     ],
   )
     .addOption(qmpOption())
@@ -39,7 +40,7 @@ export function addRestore(program: Command): void {
     .addOption(
       new Option(
         "--mode <name>",
-        "what is there first: all memory (eager, the default), or the guest (lazy); clones are another command's (clone)",
+        "what is there first: all memory (eager, the default), or the guest (lazy); clone: the QEMU maps the file already, as ramport clone --print says how",
       ).choices(["eager", "lazy", "clone"]),
     )
     .option("--lazy", "the same as --mode lazy");
