@@ -28,13 +28,25 @@ describe("the globalstate section", () => {
     expect(fields.reduce((sum, { size }) => sum + size, 0)).toBe(payload.length);
   });
 
-  test.each([true, false])("running %s comes back, and the other devices stay", (running) => {
-    const split = splitGlobalState([encodeGlobalState(running), DEVICE]);
-    expect(split).toEqual({ devices: [DEVICE], wasRunning: running });
+  test.each([
+    [true, false],
+    [false, false],
+    [true, true],
+    [false, true],
+  ])("running %s, suspended %s comes back, and the other devices stay", (running, suspended) => {
+    const split = splitGlobalState([encodeGlobalState(running, suspended), DEVICE]);
+    expect(split).toEqual({ devices: [DEVICE], wasRunning: running, wasSuspended: suspended });
+  });
+
+  test("a guest that sleeps has the bytes that QEMU 9.0 and newer have", () => {
+    const inMachine = (running: boolean): string =>
+      Buffer.from(encodeGlobalState(running, true).payload).toString("latin1");
+    expect(inMachine(true)).toBe(`\0\0\0\x0asuspended${"\0".repeat(91)}`);
+    expect(inMachine(false)).toBe(`\0\0\0\x07paused${"\0".repeat(26)}\x01\x01${"\0".repeat(66)}`);
   });
 
   test("a source that does not say is taken to have run", () => {
-    expect(splitGlobalState([DEVICE])).toEqual({ devices: [DEVICE], wasRunning: true });
+    expect(splitGlobalState([DEVICE])).toEqual({ devices: [DEVICE], wasRunning: true, wasSuspended: false });
   });
 
   test.each<[string, DeviceState]>([

@@ -7,7 +7,7 @@ import {
   SectionType,
   type StreamTail,
 } from "../../wire/index.js";
-import { splitGlobalState } from "../global-state.js";
+import { checkGuest, loadGuest, type MigratedGuest, splitGlobalState } from "../global-state.js";
 import type { DeviceState, MigrationHost } from "../host.js";
 import type { MigrationTarget } from "../migration-target.js";
 import { isDescribed } from "./described-tail.js";
@@ -33,17 +33,16 @@ export class HostTarget implements MigrationTarget {
   readonly #host: MigrationHost;
   readonly #rules: IncomingRules;
   #loading: LoadingRam | undefined;
-  #devices: readonly DeviceState[] = [];
-  #wasRunning = false;
+  #guest: MigratedGuest = { devices: [], wasRunning: false, wasSuspended: false };
 
   constructor(host: MigrationHost, rules: IncomingRules) {
     this.#host = host;
     this.#rules = rules;
   }
 
-  /** Whether the source's guest ran. */
-  get wasRunning(): boolean {
-    return this.#wasRunning;
+  /** What the source's guest did. */
+  get guest(): Omit<MigratedGuest, "devices"> {
+    return this.#guest;
   }
 
   /** Pages as they came, each time. */
@@ -85,16 +84,15 @@ export class HostTarget implements MigrationTarget {
   }
 
   tail(tail: StreamTail, bytes: Uint8Array): void {
-    const { devices, wasRunning } = splitGlobalState(devicesOf(tail, bytes));
-    this.#host.checkDevices(devices);
-    this.#devices = devices;
-    this.#wasRunning = wasRunning;
+    const guest = splitGlobalState(devicesOf(tail, bytes));
+    checkGuest(this.#host, guest);
+    this.#guest = guest;
   }
 
   /** Replaces the state of the devices: the machine is then the source's. */
   load(): void {
     this.#loading?.ram.clearUnreceived();
-    this.#host.loadDevices(this.#devices);
+    loadGuest(this.#host, this.#guest);
   }
 }
 

@@ -2,7 +2,7 @@ import type { OverlappedReader, RandomAccessSource } from "../../channels/index.
 import { FormatError, throwIfAborted } from "../../errors/index.js";
 import type { PageBitmap } from "../../memory/index.js";
 import { RAM_SECTION } from "../../wire/index.js";
-import { splitGlobalState } from "../global-state.js";
+import { checkGuest, loadGuest, splitGlobalState } from "../global-state.js";
 import { eachPiece, eventLoopTurns, type MigrationHost } from "../host.js";
 import { readPageBitmap } from "../mapped-ram/bitmaps.js";
 import { checkChannels } from "../mapped-ram/channels.js";
@@ -44,6 +44,8 @@ export interface LoadHostResult {
   readonly totalMs: number;
   /** Whether the guest ran when it was saved. */
   readonly wasRunning: boolean;
+  /** Whether the guest slept then: see {@link MigrationHost.suspended}. */
+  readonly wasSuspended: boolean;
 }
 
 /** What goes into one block of the host. */
@@ -83,16 +85,17 @@ export async function loadHost(
   checkFile(skeleton);
   const loads = planBlocks(host, file, skeleton, rules);
   const { tail, bytes } = readMappedRamTail(file, skeleton);
-  const { devices, wasRunning } = splitGlobalState(devicesOf(tail, bytes));
-  host.checkDevices(devices);
+  const guest = splitGlobalState(devicesOf(tail, bytes));
+  checkGuest(host, guest);
   const readBytes = await loadMemory(host, file, loads, options);
-  host.loadDevices(devices);
+  loadGuest(host, guest);
   const normal = readBytes / host.pageSize;
   return {
     pages: { normal, zero: skeleton.totalBytes / host.pageSize - normal },
     readBytes,
     totalMs: performance.now() - startMs,
-    wasRunning,
+    wasRunning: guest.wasRunning,
+    wasSuspended: guest.wasSuspended,
   };
 }
 

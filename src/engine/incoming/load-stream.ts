@@ -29,6 +29,8 @@ export interface LoadStreamResult {
   readonly receivedBytes: number;
   /** Whether the source's guest ran. */
   readonly wasRunning: boolean;
+  /** Whether the guest slept then: see {@link MigrationHost.suspended}. */
+  readonly wasSuspended: boolean;
   /** What came after the migration went over to postcopy, which {@link pages} has too; undefined when it did not. */
   readonly postcopy?: PostcopyStatistics;
 }
@@ -67,7 +69,12 @@ export async function loadHostFromStream(
   if (postcopy.isTaken) return loadByPostcopy(target, postcopy, receivedBytes, options.signal);
   target.load();
   await received.confirm();
-  return { pages: target.pages, receivedBytes, wasRunning: target.wasRunning };
+  return {
+    pages: target.pages,
+    receivedBytes,
+    wasRunning: target.guest.wasRunning,
+    wasSuspended: target.guest.wasSuspended,
+  };
 }
 
 async function loadByPostcopy(
@@ -85,7 +92,7 @@ async function loadByPostcopy(
     return {
       pages: { normal: normal + statistics.pages.normal, zero: zero + statistics.pages.zero },
       receivedBytes: precopyBytes + statistics.receivedBytes,
-      wasRunning: postcopy.wasRunning,
+      ...postcopy.guest,
       postcopy: statistics,
     };
   } finally {

@@ -274,7 +274,7 @@ export class OutgoingMigration {
 
   #saveDevices(): DeviceSectionWriter {
     const devices = new DeviceSectionWriter(this.#configuration, this.#host.pageSize);
-    devices.add(encodeGlobalState(this.#guest.wasRunning));
+    devices.add(encodeGlobalState(this.#guest.wasRunning, this.#host.suspended));
     for (const device of this.#host.saveDevices()) devices.add(device);
     return devices;
   }

@@ -48,6 +48,29 @@ describe("loadHostFromStream", () => {
     expect(result).toMatchObject({ pages: { normal: 6, zero: 512 + 16 - 6 }, wasRunning: false });
   });
 
+  test.each([
+    [true, true],
+    [true, false],
+    [false, true],
+  ])("the guest sleeps as it did: running %s, suspended %s", async (running, suspended) => {
+    const source = Object.assign(furnished(), { suspended });
+    if (running) await source.run();
+    const copy = Object.assign(unclean(), { suspended: !suspended });
+    const result = await loadHostFromStream(copy, sourceOf(await streamOf(source)));
+    expect(result).toMatchObject({ wasRunning: running, wasSuspended: suspended });
+    expect(copy.suspended).toBe(suspended);
+  });
+
+  test("a machine that knows no sleep refuses a guest that sleeps, and keeps its devices", async () => {
+    const source = Object.assign(furnished(), { suspended: true });
+    const copy = unclean();
+    await expect(loadHostFromStream(copy, sourceOf(await streamOf(source)))).rejects.toMatchObject({
+      code: "not-capable",
+      message: expect.stringContaining("suspended") as string,
+    });
+    expect(copy.loads).toBe(0);
+  });
+
   test.each([256, 1024, 65_536])("machines with pages of %i bytes", async (pageSize) => {
     const source = Object.assign(furnished(), { pageSize });
     const copy = Object.assign(unclean(), { pageSize });

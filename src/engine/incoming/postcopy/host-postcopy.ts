@@ -3,7 +3,7 @@ import { asError } from "../../../errors/as-error.js";
 import { assert, FormatError, MachineError } from "../../../errors/index.js";
 import { type PostcopyAdvice, RAM_SECTION, type RamDiscard } from "../../../wire/index.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
-import { splitGlobalState } from "../../global-state.js";
+import { checkGuest, loadGuest, type MigratedGuest, splitGlobalState } from "../../global-state.js";
 import type { MigrationHost } from "../../host.js";
 import type {
   PostcopyBlock,
@@ -25,7 +25,7 @@ export interface LoadPostcopyOptions {
   /** It listens: pages come, and the devices are not loaded yet. To pause it, to recover it, to see how it stands. */
   readonly onListening?: (listening: PostcopyListening) => void;
   /** The devices are loaded, and the guest may run while pages are missing. */
-  readonly onRun?: (loaded: { readonly wasRunning: boolean }) => void | Promise<void>;
+  readonly onRun?: (loaded: Omit<MigratedGuest, "devices">) => void | Promise<void>;
 }
 
 /** What postcopy is for the load of an embedded machine. */
@@ -38,7 +38,7 @@ export class HostPostcopy implements PostcopyTakeOver {
   readonly #rules: IncomingRules;
   #advice: PostcopyAdvice | undefined;
   #listening: PostcopyListening | undefined;
-  #wasRunning = false;
+  #guest: Omit<MigratedGuest, "devices"> = { wasRunning: false, wasSuspended: false };
 
   constructor(
     host: MigrationHost,
@@ -61,9 +61,9 @@ export class HostPostcopy implements PostcopyTakeOver {
     return this.#listening !== undefined;
   }
 
-  /** Whether the source's guest ran. */
-  get wasRunning(): boolean {
-    return this.#wasRunning;
+  /** What the source's guest did. */
+  get guest(): Omit<MigratedGuest, "devices"> {
+    return this.#guest;
   }
 
   advise(advice: PostcopyAdvice, offset: number): void {
@@ -113,9 +113,10 @@ export class HostPostcopy implements PostcopyTakeOver {
       throw new MachineError("not-capable", "Postcopy needs a connection that goes both ways");
     }
     const content = parsePackage(bytes, offset);
-    const { devices, wasRunning } = splitGlobalState(content.devices);
-    host.checkDevices(devices);
-    this.#wasRunning = wasRunning;
+    const guest = splitGlobalState(content.devices);
+    checkGuest(host, guest);
+    const { wasRunning, wasSuspended } = guest;
+    this.#guest = { wasRunning, wasSuspended };
     const { preempt, events = {}, onListening, onRun } = this.#options;
     const listening = await postcopy.listen(
       { blocks, targetPageSize: host.pageSize, preempt: preempt !== undefined, ...place },
@@ -128,10 +129,10 @@ export class HostPostcopy implements PostcopyTakeOver {
     try {
       onListening?.(listening);
       if (!keepsGuest) listening.running();
-      host.loadDevices(devices);
+      loadGuest(host, guest);
       for (const value of content.pings) await listening.pong(value);
       if (keepsGuest) listening.running();
-      await onRun?.({ wasRunning });
+      await onRun?.(this.#guest);
     } catch (error) {
       listening.abort(asError(error));
       throw error;
