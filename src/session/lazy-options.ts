@@ -21,6 +21,11 @@ export interface LazyRestoreOptions {
   readonly prefetch?: "before" | "after" | "off";
   /** Most bytes of a working set to send ahead; default 256 MiB. */
   readonly prefetchBytes?: number;
+  /**
+   * Where a working set is recorded, how long pages go out only when they are asked for, each alone, in milliseconds: until
+   * the guest asks for nothing during a second, and no longer than this. Default 10 s.
+   */
+  readonly recordMs?: number;
   /** Where the working set is, or is recorded when there is none; beside the snapshot by default. */
   readonly workingSet?: string;
   /** Where QEMU listens (`unix:PATH`, `tcp:HOST:PORT`), when a private socket will not do. */

@@ -49,13 +49,9 @@ import { reasonOfDestination } from "./wait-load.js";
 
 const PREEMPT = "postcopy-preempt";
 const DEFAULT_PREFETCH_BYTES = 256 << 20;
-const DEFAULT_CLUSTER_BYTES = 64 << 10;
-/**
- * While a working set is recorded, pages that nobody asked for come slowly at first: what is there before it is asked for
- * would be missing from it.
- */
-const RECORDING_MS = 2000;
-const RECORDING_BYTES_PER_SECOND = 4 << 20;
+/** A guest that asks for nothing for so long has its working set. */
+const RECORDING_QUIET_MS = 1000;
+const RECORDING_MOST_MS = 10_000;
 const POLL_MS = 5;
 const STILL_WAITS =
   "The guest still waits for a part of its memory: run the same command again when what went wrong is mended";
@@ -82,7 +78,6 @@ export class LazyRestore {
   #remainingBytes = 0;
   #guestMs: number | undefined;
   #resumed = false;
-  #recordUntilMs = Infinity;
   /** Ends when the guest is there and that was said; never fails. */
   #guestIsThere: Promise<void> = Promise.resolve();
 
@@ -149,9 +144,7 @@ export class LazyRestore {
         const loaded = await lazyLoadMappedRam(file, skeleton, channels, {
           ...this.#loadOptions(loading),
           onMilestone: (milestone: LazyLoadMilestone) => {
-            if (milestone !== "devices-loaded") return;
-            this.#recordUntilMs = performance.now() + RECORDING_MS;
-            this.#watchGuest(qmp);
+            if (milestone === "devices-loaded") this.#watchGuest(qmp);
           },
         });
         return this.#finish(loaded, mark, loading);
@@ -222,7 +215,8 @@ export class LazyRestore {
   }
 
   #loadOptions({ version, pages, preempt, plan }: Loading): LazyLoadOptions {
-    const { clusterBytes, prefetch = "after", prefetchBytes, signal, onProgress } = this.#options;
+    const { clusterBytes, fillBytesPerSecond, prefetch = "after", prefetchBytes } = this.#options;
+    const { recordMs = RECORDING_MOST_MS, signal, onProgress } = this.#options;
     const when = prefetch === "before" ? "before-run" : "after-run";
     const known = plan?.known;
     return {
@@ -235,19 +229,16 @@ export class LazyRestore {
       ...(preempt ? { preempt: { connect: this.#connections.open, early: version.major < 8 } } : {}),
       // Without a second channel, newer ones may ask for a zero page when the end is on its way already.
       zeroPagesWhenAsked: preempt || version.major < 10 || (version.major === 10 && version.minor <= 1),
-      fillBytesPerSecond: () => this.#fillRate(plan !== undefined && known === undefined),
+      ...(fillBytesPerSecond === undefined ? {} : { fillBytesPerSecond: () => fillBytesPerSecond }),
+      ...(plan === undefined || known !== undefined
+        ? {}
+        : { recording: { quietMs: RECORDING_QUIET_MS, mostMs: recordMs } }),
       onProgress: (progress) => {
         this.#remainingBytes = progress.remainingBytes ?? 0;
         onProgress?.(progress);
       },
       reconnect: (reason) => this.#reconnect(reason),
     };
-  }
-
-  #fillRate(isRecording: boolean): number {
-    const { fillBytesPerSecond: limit = 0 } = this.#options;
-    if (!isRecording || performance.now() > this.#recordUntilMs) return limit;
-    return limit === 0 ? RECORDING_BYTES_PER_SECOND : Math.min(limit, RECORDING_BYTES_PER_SECOND);
   }
 
   async #reconnect(reason: Error): ReturnType<LazyConnections["recover"]> {
@@ -285,7 +276,7 @@ export class LazyRestore {
   async #finish(
     loaded: LazyLoadResult | undefined,
     mark: LazyMark,
-    { preempt, plan, pages }: Loading,
+    { preempt, plan }: Loading,
   ): Promise<LazyRestoreResult> {
     await this.#guestIsThere;
     const qmp = await this.#monitor.client(this.#options.signal);
@@ -295,7 +286,7 @@ export class LazyRestore {
     await removeMark(qmp);
     const totalTimeMs = performance.now() - this.#startMs;
     const workingSet =
-      plan === undefined || loaded === undefined ? undefined : await this.#keep(plan, loaded, pages);
+      plan === undefined || loaded === undefined ? undefined : await this.#keep(plan, loaded);
     const { configuration, totalBytes } = this.#snapshot;
     return {
       mode: "lazy",
@@ -311,18 +302,11 @@ export class LazyRestore {
     };
   }
 
-  async #keep(
-    plan: WorkingSetPlan,
-    { requested }: LazyLoadResult,
-    pages: PageSource,
-  ): Promise<WorkingSetUse> {
+  async #keep(plan: WorkingSetPlan, { requested }: LazyLoadResult): Promise<WorkingSetUse> {
     const { path, known } = plan;
     if (known !== undefined) return { path, use: "read-ahead", pages: workingSetNumbers(known).pages };
-    const { clusterBytes = DEFAULT_CLUSTER_BYTES, onMessage } = this.#options;
-    const clusterPages = Math.max(1, Math.floor(clusterBytes / pages.targetPageSize));
-    const content = pages.blocks.map((block) => block.content);
-    const set = recordWorkingSet(this.#identity, requested, content, clusterPages);
-    const isKept = await keepWorkingSet(set, path, onMessage);
+    const set = recordWorkingSet(this.#identity, requested);
+    const isKept = await keepWorkingSet(set, path, this.#options.onMessage);
     return { path, use: isKept ? "recorded" : "not-recorded", pages: workingSetNumbers(set).pages };
   }
 

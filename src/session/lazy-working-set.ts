@@ -1,7 +1,6 @@
 import type { NamedPageRun, Prefetch } from "../engine/index.js";
 import { asError } from "../errors/as-error.js";
 import { FormatError, UsageError } from "../errors/index.js";
-import type { PageBitmap } from "../memory/index.js";
 import {
   isSameSnapshot,
   layoutDifference,
@@ -70,32 +69,20 @@ export function prefetchOf(set: WorkingSet, when: Prefetch["when"], budgetBytes:
 }
 
 /**
- * Makes a working set of what a destination asked for. A page stands for its cluster: its neighbours came with it, so that
- * nobody knows whether they would have been asked for. Pages without content are left out: nothing is to be sent for them.
+ * Makes a working set of what a destination asked for, page by page. Pages without content are part of it: an access to one
+ * waits as long as to any other.
  *
  * @param requested In order.
- * @param content A bit for each page of each block, in the order of the identity's blocks.
- * @param clusterPages Target pages that go out together.
  */
 export function recordWorkingSet(
   identity: WorkingSetIdentity,
   requested: Iterable<NamedPageRun>,
-  content: readonly PageBitmap[],
-  clusterPages: number,
 ): WorkingSet {
   const recorder = new WorkingSetRecorder(identity);
   const indexByName = new Map(identity.blocks.map(({ name }, index) => [name, index]));
   for (const { block: name, start, end } of requested) {
     const block = indexByName.get(name);
-    const pages = block === undefined ? undefined : content[block];
-    if (block === undefined || pages === undefined) continue;
-    const first = start - (start % clusterPages);
-    const last = Math.min(pages.pageCount, Math.ceil(end / clusterPages) * clusterPages);
-    for (let page = pages.nextSet(first); page < last;) {
-      const stop = Math.min(last, pages.nextClear(page));
-      recorder.add({ block, firstPage: page, pageCount: stop - page });
-      page = pages.nextSet(stop);
-    }
+    if (block !== undefined) recorder.add({ block, firstPage: start, pageCount: end - start });
   }
   return recorder.finish();
 }

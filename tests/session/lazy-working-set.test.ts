@@ -1,7 +1,6 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 
-import { PageBitmap } from "../../src/memory/index.js";
 import { planWorkingSet, prefetchOf, recordWorkingSet } from "../../src/session/lazy-working-set.js";
 import { writeWorkingSet } from "../../src/snapshot/index.js";
 import { useWorkDir } from "../support/work-dir.js";
@@ -17,35 +16,26 @@ const identity = {
   fingerprint: new Uint8Array(16).fill(1),
 };
 
-function content(pages: number, ...runs: readonly (readonly [number, number])[]): PageBitmap {
-  const bitmap = new PageBitmap(pages);
-  for (const [start, end] of runs) bitmap.setRange(start, end);
-  return bitmap;
-}
-
-test("a request stands for the pages with content of its cluster, once, and what is not known is left out", () => {
-  const set = recordWorkingSet(
-    identity,
-    [
-      { block: "ram", start: 20, end: 21 },
-      { block: "rom", start: 9, end: 10 },
-      { block: "ram", start: 31, end: 32 },
-      { block: "gone", start: 0, end: 1 },
-      { block: "ram", start: 99, end: 100 },
-    ],
-    [content(100, [14, 18], [30, 34], [98, 100]), content(10, [0, 10])],
-    16,
-  );
-  expect(set.runs).toEqual([
-    { block: 0, firstPage: 16, pageCount: 2 },
-    { block: 0, firstPage: 30, pageCount: 2 },
-    { block: 1, firstPage: 0, pageCount: 10 },
-    { block: 0, firstPage: 98, pageCount: 2 },
+test("a working set has the pages that were asked for in order, once, and runs of them together", () => {
+  const set = recordWorkingSet(identity, [
+    { block: "ram", start: 20, end: 21 },
+    { block: "rom", start: 8, end: 10 },
+    { block: "ram", start: 31, end: 32 },
+    { block: "ram", start: 20, end: 21 },
+    { block: "gone", start: 0, end: 1 },
+    { block: "ram", start: 32, end: 33 },
+    { block: "ram", start: 99, end: 100 },
   ]);
-  expect([...prefetchOf(set, "after-run", 5 * PAGE).runs]).toEqual([
-    { block: "ram", start: 16, end: 18 },
-    { block: "ram", start: 30, end: 32 },
-    { block: "rom", start: 0, end: 1 },
+  expect(set.runs).toEqual([
+    { block: 0, firstPage: 20, pageCount: 1 },
+    { block: 1, firstPage: 8, pageCount: 2 },
+    { block: 0, firstPage: 31, pageCount: 2 },
+    { block: 0, firstPage: 99, pageCount: 1 },
+  ]);
+  expect([...prefetchOf(set, "after-run", 4 * PAGE).runs]).toEqual([
+    { block: "ram", start: 20, end: 21 },
+    { block: "rom", start: 8, end: 10 },
+    { block: "ram", start: 31, end: 32 },
   ]);
 });
 

@@ -313,8 +313,8 @@ export class PostcopyDestination {
     // Transparent huge pages would bring a loaded page's neighbours into being.
     assert(this.#state !== "precopy", "no page comes before the first discard");
     if (this.#state === "discarded") {
-      assert(content !== undefined, "a zero page in vain");
-      content.copy(block.memory, address);
+      assert(!block.received.has(address / PAGE), "a page that comes twice before the guest runs");
+      content?.copy(block.memory, address);
       block.received.set(address / PAGE);
       this.precopyPages += 1;
       return;

@@ -26,18 +26,19 @@ export class BackgroundFill {
     this.#cursor = place;
   }
 
-  /** The next run of unsent pages with content among the preferred ones; undefined when they have all been sent. */
+  /** The next run of unsent pages among the preferred ones, zero pages too; undefined when they have all been sent. */
   nextFirst(mostBytes: number): BlockRun | undefined {
     for (; this.#nextFirst < this.#first.length; this.#nextFirst++) {
       const run = this.#first[this.#nextFirst];
       if (run === undefined) break;
-      for (const { block, start, end } of this.#sent.pendingIn(run)) {
-        return {
-          block,
-          start,
-          end: Math.min(end, start + pagesIn(mostBytes, this.#hostPageSizes[block] ?? 1)),
-        };
-      }
+      const [unsent] = this.#sent.unsentIn(run);
+      if (unsent === undefined) continue;
+      const { block, start, end } = unsent;
+      return {
+        block,
+        start,
+        end: Math.min(end, start + pagesIn(mostBytes, this.#hostPageSizes[block] ?? 1)),
+      };
     }
     return undefined;
   }

@@ -17,6 +17,7 @@ import {
 } from "./postcopy-head.js";
 import type { PageServerStatistics } from "./postcopy-statistics.js";
 import { namedRun, type NamedPageRun, type Prefetch, prefetchRuns } from "./prefetch.js";
+import type { RecordingLimits } from "./recording-window.js";
 import { recoverPostcopy } from "./recover.js";
 
 /**
@@ -64,6 +65,11 @@ export interface LazyLoadOptions {
   readonly zeroPagesWhenAsked?: boolean;
   /** How many requests are kept in order; default 131072. */
   readonly mostRecorded?: number;
+  /**
+   * Sends each page that is asked for alone at first, and no others, so that {@link LazyLoadResult.requested} is all that
+   * the guest used meanwhile: for a working set.
+   */
+  readonly recording?: RecordingLimits;
   /**
    * A second connection to the destination, whose `postcopy-preempt` capability is on. It is made again in each recovery.
    */
@@ -140,7 +146,8 @@ class LazyLoad {
   readonly #startMs: number;
 
   constructor(file: RandomAccessSource, skeleton: MappedRamFile, options: LazyLoadOptions) {
-    const { clusterBytes, sliceBytes, fillBytesPerSecond, mostRecorded, zeroPagesWhenAsked } = options;
+    const { clusterBytes, sliceBytes, fillBytesPerSecond, mostRecorded, zeroPagesWhenAsked, recording } =
+      options;
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
     this.#startMs = this.#clock.now();
@@ -157,6 +164,7 @@ class LazyLoad {
       ...(fillBytesPerSecond === undefined ? {} : { fillBytesPerSecond }),
       ...(zeroPagesWhenAsked === undefined ? {} : { zeroPagesWhenAsked }),
       ...(mostRecorded === undefined ? {} : { mostRecorded }),
+      ...(recording === undefined ? {} : { recording }),
       onSent: () => this.#showProgress(),
       onAllSent: () => this.#reach("all-sent"),
     });

@@ -8,41 +8,13 @@ import { encodeRamPartEnd } from "../../stream-frames.js";
 import { Alarm } from "./alarm.js";
 import { BackgroundFill, FillRate, pagesIn } from "./background-fill.js";
 import { type PostcopyConnection, tooEarly } from "./connection.js";
+import type { PageServerOptions } from "./page-server-options.js";
 import { PageRecords } from "./page-records.js";
 import { checkHostPages, type PageSource } from "./page-source.js";
 import { PostcopyCounters, type PageServerStatistics } from "./postcopy-statistics.js";
+import { RecordingWindow } from "./recording-window.js";
 import { PageRequestQueue, type WantedPage } from "./request-queue.js";
 import { type BlockRun, type PagePlace, SentPages } from "./sent-pages.js";
-
-/** How pages are served. */
-export interface PageServerOptions {
-  /** Id of the RAM section. */
-  readonly ramId: number;
-  /** Whether sections are closed by footers. */
-  readonly footers: boolean;
-  /** Guest memory around a page that is sent with it when it is asked for, in bytes; default 64 KiB, 0 for none. */
-  readonly clusterBytes?: number;
-  /**
-   * What goes out at once when nothing is asked for, in bytes; default 128 KiB. A page that is asked for waits behind it,
-   * and the destination keeps a lock for as long.
-   */
-  readonly sliceBytes?: number;
-  /** Bytes a second of pages that nobody asked for; asked anew all the time. Default 0: as fast as they go. */
-  readonly fillBytesPerSecond?: () => number;
-  /**
-   * Whether zero pages are sent only when they are asked for. Where nobody asked, they appear by themselves at the end; but
-   * a destination may ask when the end is on its way, and a QEMU of 10.2 or newer then waits for ever, unless there is a
-   * preempt channel to answer on. Default: with a preempt channel yes, without one no.
-   */
-  readonly zeroPagesWhenAsked?: boolean;
-  /** How many requests are kept in order; default 131072. */
-  readonly mostRecorded?: number;
-  readonly clock?: Clock;
-  /** Called after each write. */
-  readonly onSent?: () => void;
-  /** Called when the end of the stream was written. */
-  readonly onAllSent?: () => void;
-}
 
 const CLUSTER_BYTES = 64 << 10;
 const SLICE_BYTES = 128 << 10;
@@ -74,6 +46,7 @@ export class PageServer {
   readonly #queue: PageRequestQueue;
   readonly #fill: BackgroundFill;
   readonly #rate: FillRate;
+  readonly #recording: RecordingWindow;
   readonly #counters: PostcopyCounters;
   readonly #sliceBytes: number;
   readonly #mainRecords: PageRecords;
@@ -98,6 +71,7 @@ export class PageServer {
     this.#fill = new BackgroundFill(this.sent, pageSizes);
     this.#rate = new FillRate(this.#clock, options.fillBytesPerSecond ?? (() => 0));
     this.#counters = new PostcopyCounters(options.mostRecorded);
+    this.#recording = new RecordingWindow(this.#clock, options.recording);
     this.#sliceBytes = options.sliceBytes ?? SLICE_BYTES;
     this.#mainRecords = new PageRecords(source, Math.max(this.#sliceBytes, this.#clusterBytes));
   }
@@ -124,6 +98,8 @@ export class PageServer {
   /** Takes a request of the destination in; for {@link PostcopyConnection}, bound to this server. */
   readonly request = (request: PageRequest, offset: number): void => {
     this.#counters.recordRequest(this.#queue.add(request, offset, this.#clock.now()));
+    this.#recording.asked();
+    if (this.#counters.isFull) this.#recording.close();
     this.#preemptAlarm.ring();
     this.#mainAlarm.ring();
   };
@@ -248,7 +224,8 @@ export class PageServer {
       await this.#write(connection, this.#mainRecords, main, neighbours);
       return 0;
     }
-    const waitMs = this.#rate.waitMs();
+    if (devicesLoaded) this.#recording.begin();
+    const waitMs = this.#mayFill ? this.#rate.waitMs() : LONGEST_WAIT_MS;
     if (waitMs > 0) return waitMs;
     const runs = this.#takeSlice(devicesLoaded);
     if (runs.length === 0) return undefined;
@@ -379,7 +356,12 @@ export class PageServer {
   }
 
   get #clusterBytes(): number {
-    return this.#options.clusterBytes ?? CLUSTER_BYTES;
+    return this.#recording.isOpen ? 0 : (this.#options.clusterBytes ?? CLUSTER_BYTES);
+  }
+
+  /** Whether pages may go out that nobody asked for; also when the guest has asked for all there is. */
+  get #mayFill(): boolean {
+    return this.sent.pendingBytes === 0 || this.#sendsZeroPages || !this.#recording.isOpen;
   }
 
   #hostPageSize(block: number): number {

@@ -47,9 +47,14 @@ export class PostcopyCounters {
     return this.#recorded;
   }
 
+  /** Whether further requests are not kept. */
+  get isFull(): boolean {
+    return this.#recorded.length >= this.#mostRecorded;
+  }
+
   recordRequest(place: PagePlace): void {
     this.requests += 1;
-    if (this.#recorded.length < this.#mostRecorded) this.#recorded.push(place);
+    if (!this.isFull) this.#recorded.push(place);
   }
 
   statistics(): PageServerStatistics {

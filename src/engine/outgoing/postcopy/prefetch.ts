@@ -12,7 +12,7 @@ export interface NamedPageRun extends PageRun {
 export interface Prefetch {
   /** In the order in which they are wanted. */
   readonly runs: Iterable<NamedPageRun>;
-  /** Bytes of guest memory with content to send at most. */
+  /** Bytes of guest memory to send at most, pages without content counted in. */
   readonly budgetBytes: number;
   /**
    * Before the guest runs, as precopy pages, which costs time until then and no faults after; or first of all when it
@@ -22,7 +22,8 @@ export interface Prefetch {
 }
 
 /**
- * The unsent host pages with content of a prefetch, as far as its budget goes.
+ * The unsent host pages of a prefetch, as far as its budget goes. Those without content are among them: an access to one
+ * waits as long.
  *
  * @throws UsageError for pages that the source does not have.
  */
@@ -45,9 +46,9 @@ export function prefetchRuns(
     }
     const perHostPage = described.hostPageSize / source.targetPageSize;
     const run = { block, start: Math.floor(start / perHostPage), end: Math.ceil(end / perHostPage) };
-    for (const pending of sent.pendingIn(run)) {
+    for (const unsent of sent.unsentIn(run)) {
       const most = Math.floor(leftBytes / described.hostPageSize);
-      const cut = { ...pending, end: Math.min(pending.end, pending.start + most) };
+      const cut = { ...unsent, end: Math.min(unsent.end, unsent.start + most) };
       if (cut.end === cut.start) return result;
       result.push(cut);
       leftBytes -= (cut.end - cut.start) * described.hostPageSize;

@@ -91,16 +91,6 @@ export class SentPages {
     this.#count();
   }
 
-  /** Runs of pages with content that were not sent, among those of a run. */
-  *pendingIn({ block, start, end }: BlockRun): Generator<BlockRun, void, undefined> {
-    const { pending } = this.#state(block);
-    for (let first = pending.nextSet(start); first < end;) {
-      const last = Math.min(end, pending.nextClear(first));
-      yield { block, start: first, end: last };
-      first = pending.nextSet(last);
-    }
-  }
-
   /** Runs of pages that were not sent, zero pages too, among those of a run. */
   unsentIn({ block, start, end }: BlockRun): BlockRun[] {
     const { sent } = this.#state(block);

@@ -67,16 +67,6 @@ async function snapshot(random: Random): Promise<Snapshot> {
   return { file, expected };
 }
 
-function contentPages({ expected }: Snapshot): number {
-  let count = 0;
-  for (const memory of expected.values()) {
-    for (let at = 0; at < memory.length; at += PAGE) {
-      if (!memory.subarray(at, at + PAGE).equals(Buffer.alloc(PAGE))) count += 1;
-    }
-  }
-  return count;
-}
-
 interface Scene {
   readonly destination: Partial<PostcopyDestinationOptions>;
   readonly options?: LazyLoadOptions;
@@ -258,7 +248,24 @@ describe("lazy load", () => {
       destination: {},
       options: { prefetch: { runs, budgetBytes: Infinity, when: "before-run" } },
     });
-    expect(destination.precopyPages).toBe(contentPages(vm));
+    expect(destination.precopyPages).toBe(BLOCKS.reduce((sum, [, pages]) => sum + pages, 0));
+    expect(destination.requests).toBe(0);
+  });
+
+  test.each([
+    ["plain", {}],
+    ["preempt", PREEMPT],
+  ])("%s: while requests are recorded, nothing but them goes out", async (_name, behaviour) => {
+    const random = new Random(6);
+    const { result } = await load(await snapshot(random), random, {
+      destination: { ...behaviour, touches: 200, touchesOfDevices: 0 },
+      options: { recording: { quietMs: 200, mostMs: 60_000 } },
+    });
+    const asked = new Set(result.requested.map(({ block, start }) => `${block} ${start}`));
+    expect(result.statistics).toMatchObject({ clusterPages: 0, askedForPages: asked.size });
+    expect(asked.size).toBeGreaterThan(100);
+    // And all else afterwards.
+    expect(result.statistics.backgroundBytes).toBeGreaterThan(200 * PAGE);
   });
 
   test("another process goes on with nothing but the file", async () => {
