@@ -8,7 +8,8 @@ import { MachineError } from "../errors/index.js";
 import { type QmpClient, QmpCommandError } from "../qmp/index.js";
 import type { FormerSettings } from "./migration-settings.js";
 
-const ID = "ramport-lazy-restore";
+/** The name of the object that holds the mark. */
+export const MARK_ID = "ramport-lazy-restore";
 const CONTAINER = "/objects";
 /**
  * An access rule that no one refers to. It does nothing, every QEMU since 4.0 has it, and its text can be read again: a place
@@ -51,7 +52,7 @@ export function makeMark(mark: Omit<LazyMark, "version" | "pid" | "host">): Lazy
  */
 export async function leaveMark(qmp: QmpClient, mark: LazyMark): Promise<void> {
   try {
-    await qmp.execute("object-add", { "qom-type": TYPE, id: ID, [PROPERTY]: JSON.stringify(mark) });
+    await qmp.execute("object-add", { "qom-type": TYPE, id: MARK_ID, [PROPERTY]: JSON.stringify(mark) });
   } catch (error) {
     if (!(error instanceof QmpCommandError)) throw error;
     const message =
@@ -63,7 +64,7 @@ export async function leaveMark(qmp: QmpClient, mark: LazyMark): Promise<void> {
 /** Says in the mark that this process serves the pages now. */
 export async function takeOverMark(qmp: QmpClient, mark: LazyMark): Promise<void> {
   const value = JSON.stringify(makeMark(mark));
-  await qmp.execute("qom-set", { path: `${CONTAINER}/${ID}`, property: PROPERTY, value });
+  await qmp.execute("qom-set", { path: `${CONTAINER}/${MARK_ID}`, property: PROPERTY, value });
 }
 
 /**
@@ -73,8 +74,8 @@ export async function takeOverMark(qmp: QmpClient, mark: LazyMark): Promise<void
  */
 export async function readMark(qmp: QmpClient): Promise<LazyMark | undefined> {
   const objects = await qmp.execute("qom-list", { path: CONTAINER });
-  if (!objects.some(({ name }) => name === ID)) return undefined;
-  const text = await qmp.execute("qom-get", { path: `${CONTAINER}/${ID}`, property: PROPERTY });
+  if (!objects.some(({ name }) => name === MARK_ID)) return undefined;
+  const text = await qmp.execute("qom-get", { path: `${CONTAINER}/${MARK_ID}`, property: PROPERTY });
   try {
     const result = v.safeParse(schema, JSON.parse(String(text)));
     return result.success ? result.output : undefined;
@@ -85,7 +86,7 @@ export async function readMark(qmp: QmpClient): Promise<LazyMark | undefined> {
 
 /** Takes the mark away; does not throw: it does no harm. */
 export async function removeMark(qmp: QmpClient): Promise<void> {
-  await qmp.execute("object-del", { id: ID }).catch(() => undefined);
+  await qmp.execute("object-del", { id: MARK_ID }).catch(() => undefined);
 }
 
 /** Whether the process that left the mark lives; undefined when it is on another machine. */

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { MachineError, UsageError } from "../errors/index.js";
 import type { QmpClient } from "../qmp/index.js";
-import { isServerAlive, type LazyMark, readMark, removeMark } from "./lazy-mark.js";
+import { isServerAlive, type LazyMark, MARK_ID, readMark, removeMark } from "./lazy-mark.js";
 import { putBackSettings } from "./migration-settings.js";
 
 /** What a lazy restore finds: a QEMU that waits for its first migration, or one whose restore has to be taken up. */
@@ -83,6 +83,7 @@ async function forget(qmp: QmpClient, mark: LazyMark): Promise<void> {
     throw new MachineError(
       "not-capable",
       `Process ${mark.pid} on ${mark.host} is about to restore ${mark.path} into this QEMU`,
+      { hint: `if it is gone: object_del ${MARK_ID} in the QEMU's human monitor, or start the QEMU anew` },
     );
   }
   await removeMark(qmp);

@@ -263,6 +263,21 @@ describeWithQemu("11.1", "restore --lazy: while the guest waits for pages", () =
     await expectGoesOn(machine, saved.state);
   });
 
+  test("a note that a process of another machine left before it began: how to be rid of it", async () => {
+    const { path } = await save("11.1");
+    const machine = await waiting("11.1");
+    const former = { capabilities: [], parameters: {}, channelParameters: {} };
+    const mark = { version: 1, fingerprint: "", path, offset: 0, pid: 1, host: "elsewhere.invalid", former };
+    const id = "ramport-lazy-restore";
+    await machine.qmp("object-add", { "qom-type": "authz-simple", id, identity: JSON.stringify(mark) });
+    const { code, stderr } = await ramport(lazily(path, machine));
+    expect(code).toBe(3);
+    expect(stderr).toContain("Process 1 on elsewhere.invalid is about to restore");
+    const [, command = ""] = /if it is gone: (.*) in the QEMU's human monitor/.exec(stderr) ?? [];
+    await machine.qmp("human-monitor-command", { "command-line": command });
+    await ramportJson(lazily(path, machine));
+  });
+
   test("a guest that was stopped stays stopped, and runs with --run", async () => {
     const saved = await save("11.1", {}, false);
     const machine = await waiting("11.1");
