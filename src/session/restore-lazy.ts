@@ -4,6 +4,7 @@ import nodePath from "node:path";
 import { MachineError, throwIfAborted } from "../errors/index.js";
 import type { QmpClient } from "../qmp/index.js";
 import { openSnapshot } from "../snapshot/index.js";
+import { fileChange, type FileState } from "./file-changes.js";
 import { LazyRestore } from "./lazy-restore.js";
 import { Monitor } from "./lazy-monitor.js";
 import type { LazyRestoreOptions, LazyRestoreResult } from "./lazy-options.js";
@@ -48,10 +49,9 @@ export async function restoreVmLazily(
 }
 
 /** Pages that are sent one after the other are one guest's only if the file stays as it is. Another one may take its name. */
-function expectUnchanged(path: string, before: fs.BigIntStats): void {
+function expectUnchanged(path: string, before: FileState): void {
   const after = fs.statSync(path, { bigint: true, throwIfNoEntry: false });
-  if (after?.ino !== before.ino || after.dev !== before.dev) return;
-  if (after.mtimeNs === before.mtimeNs && after.size === before.size) return;
+  if (fileChange(before, after) !== "written") return;
   throw new MachineError("io", `${path} was written to while the guest's memory came from it`, {
     path,
     hint: "the guest may have wrong pages: end it, and restore it anew from a file that stays as it is",

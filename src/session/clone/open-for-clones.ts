@@ -4,6 +4,7 @@ import { ReadableFile } from "../../channels/index.js";
 import { findStaleBytes, type MappedRamFile, type ProgressListener } from "../../engine/index.js";
 import { FormatError, MachineError } from "../../errors/index.js";
 import { openForMapping } from "../../snapshot/seal.js";
+import { fileChange } from "../file-changes.js";
 import type { SnapshotMemory } from "./memory-plan.js";
 
 /** A snapshot whose page areas are a guest's memory as they are. */
@@ -38,7 +39,7 @@ export async function openForClones(path: string, options: OpenForClonesOptions)
   // QEMU may run in another folder, and a link may lead elsewhere tomorrow.
   const file = ReadableFile.open(path);
   try {
-    const opened = identityOf(fs.fstatSync(file.fd, { bigint: true }));
+    const opened = fs.fstatSync(file.fd, { bigint: true });
     const skeleton = openForMapping(file, offset === undefined ? {} : { offset });
     const seal = `run: ramport seal ${path}`;
     const stale = await findStaleBytes(file, skeleton, options);
@@ -54,7 +55,7 @@ export async function openForClones(path: string, options: OpenForClonesOptions)
     const memory = memoryOf(file, skeleton);
     const expectUnchanged = (): void => {
       const stats = fs.statSync(memory.path, { bigint: true, throwIfNoEntry: false });
-      if (stats !== undefined && identityOf(stats) === opened) return;
+      if (fileChange(opened, stats) === "none") return;
       throw new MachineError("io", `${path} was replaced or written to while it was cloned`, {
         path,
         hint: "clone it again, and keep it as it is meanwhile",
@@ -77,9 +78,4 @@ function memoryOf(file: ReadableFile, { configuration, blocks }: MappedRamFile):
       ...(mapped === undefined ? {} : { pagesOffset: mapped.pagesOffset }),
     })),
   };
-}
-
-/** Which file it is, and in which state: the times of its content, not of its mode. */
-function identityOf({ dev, ino, size, mtimeNs }: fs.BigIntStats): string {
-  return [dev, ino, size, mtimeNs].join(" ");
 }
