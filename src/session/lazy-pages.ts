@@ -1,4 +1,5 @@
 import type { PageSource } from "../engine/index.js";
+import { ORDINARY_HOST_PAGE_BYTES } from "../engine/outgoing/postcopy/page-source.js";
 import { PageBitmap } from "../memory/index.js";
 import type { Snapshot } from "../snapshot/index.js";
 
@@ -29,6 +30,3 @@ export function pagesOfSnapshot(
     },
   };
 }
-
-/** x86's, and the smallest of the others. */
-const ORDINARY_HOST_PAGE_BYTES = 4096;

@@ -4,10 +4,7 @@ import { RAM_SECTION } from "../../../wire/index.js";
 import { readPageBitmap } from "../../mapped-ram/bitmaps.js";
 import type { MappedRamFile } from "../../mapped-ram/open.js";
 import { readInFull } from "../../read-in-full.js";
-import type { PageSource } from "./page-source.js";
-
-/** Bytes of the pages that a host without huge pages places at once: x86's. */
-export const ORDINARY_HOST_PAGE_BYTES = 4096;
+import { ORDINARY_HOST_PAGE_BYTES, type PageSource } from "./page-source.js";
 
 /** Host page size of a block in bytes, by its name; undefined for the ordinary one. */
 export type HostPageSizeOf = (block: string) => number | undefined;

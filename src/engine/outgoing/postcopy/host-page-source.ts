@@ -1,14 +1,11 @@
 import { assert } from "../../../errors/index.js";
 import { PageBitmap } from "../../../memory/index.js";
 import { eachPiece, type MigrationHost } from "../../host.js";
-import type { PageSource, PostcopyBlock } from "./page-source.js";
-
-/** What x86 and most others have: where a machine does not say how it places pages. */
-const ORDINARY_HOST_PAGE = 4096;
+import { ORDINARY_HOST_PAGE_BYTES, type PageSource, type PostcopyBlock } from "./page-source.js";
 
 /** Bytes of each block's host pages, in the order of the host's blocks: both sides must have the same ones. */
 export function hostPageSizes(host: MigrationHost): readonly number[] {
-  const ordinary = Math.max(ORDINARY_HOST_PAGE, host.pageSize);
+  const ordinary = Math.max(ORDINARY_HOST_PAGE_BYTES, host.pageSize);
   return host.postcopy?.hostPageSizes ?? host.ramBlocks().map(() => ordinary);
 }
 

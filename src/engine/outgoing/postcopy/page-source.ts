@@ -2,6 +2,12 @@ import { FormatError } from "../../../errors/index.js";
 import type { PageBitmap } from "../../../memory/index.js";
 import { RAM_SECTION } from "../../../wire/index.js";
 
+/**
+ * Bytes of the pages that a host without huge pages places at once: those of x86, and the smallest of the others. Where nobody says
+ * how a machine places pages, it is this.
+ */
+export const ORDINARY_HOST_PAGE_BYTES = 4096;
+
 /** A RAM block whose pages a postcopy destination asks for. */
 export interface PostcopyBlock {
   /** As in the block list: `pc.ram`. */

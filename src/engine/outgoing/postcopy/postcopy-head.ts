@@ -18,8 +18,7 @@ import { readMappedRamTail } from "../../mapped-ram/tail.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
 import { encodeRamPartEnd, encodeRamStart, encodeStreamHead } from "../../stream-frames.js";
 import { readEarlySection, splitBetweenRam } from "../replay.js";
-import { ORDINARY_HOST_PAGE_BYTES } from "./file-pages.js";
-import type { PageSource } from "./page-source.js";
+import { ORDINARY_HOST_PAGE_BYTES, type PageSource } from "./page-source.js";
 
 /** The parts of a lazy load's stream that are no pages, in the order in which they are sent. */
 export interface PostcopyHead {
