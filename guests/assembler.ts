@@ -303,6 +303,11 @@ export class Assembler {
     this.bytes(0xee);
   }
 
+  /** `out dx, ax` of 32-bit code */
+  outDxAx(): void {
+    this.bytes(0x66, 0xef);
+  }
+
   /** `in al, port` */
   inAl(port: number): void {
     this.bytes(0xe4, port);

@@ -35,6 +35,11 @@ export interface WorkloadOptions {
    * page are always among them; 4 checks everything.
    */
   readonly checkStride?: 4 | 12 | 44 | 132 | 124 | 372 | 1364;
+  /**
+   * After the pass with this number the guest goes to sleep (ACPI S3), once. What wakes it resets it: it goes on with the
+   * next pass and the memory that it had. Only for PCs whose firmware has ACPI's registers at 0x600, as QEMU's has.
+   */
+  readonly sleepAfterPass?: number;
   /** Empty loops after each pass, to slow the guest down; default 0. */
   readonly pauseLoops?: number;
 }
@@ -58,6 +63,17 @@ const OLD_SALT = mem("ebp", 12);
 const BAD = mem("ebp", 16);
 /** Next page of the static range to check. */
 const CURSOR = mem("ebp", 20);
+
+/** {@link SLEPT_MAGIC} in a guest that has gone to sleep. */
+const SLEPT = mem("ebp", 24);
+const SLEPT_MAGIC = 0x5133_7a7a;
+/** Where the state of a guest that sleeps is: the firmware, which runs when it wakes, uses low memory itself. */
+const SLEEPERS_STATE = MIB;
+const SMI_COMMAND = 0xb2;
+const ACPI_ENABLE = 0xf1;
+const PM1_CONTROL = 0x604;
+/** SCI_EN, sleep type 1 (S3 of QEMU's PCs), SLP_EN. */
+const SLEEP = 0x0001 | (1 << 10) | 0x2000;
 
 /** 2^32 divided by the golden ratio: odd, and its bits look random. */
 const FACTOR = 0x9e37_79b1;
@@ -92,10 +108,12 @@ export function assembleWorkload(asm: Assembler, options: WorkloadOptions): void
   };
   const texts = new Map<string, Label>();
   asm.bits = 32;
-  emitStart(asm, options, routines, texts);
-  const nextPass = asm.here("nextPass");
+  const nextPass = new Label("nextPass");
+  emitStart(asm, options, routines, texts, nextPass);
+  asm.place(nextPass);
   emitPass(asm, options, routines);
   emitReport(asm, routines, texts);
+  if (options.sleepAfterPass !== undefined) emitSleep(asm, options.sleepAfterPass);
   if (options.pauseLoops !== undefined && options.pauseLoops > 0) {
     asm.mov("ecx", options.pauseLoops);
     asm.loop(asm.here("pause"));
@@ -122,6 +140,9 @@ function checkOptions(options: WorkloadOptions): void {
       });
     }
   }
+  if (options.sleepAfterPass !== undefined && ranges.some(({ start }) => start === SLEEPERS_STATE)) {
+    throw new UsageError("A guest that sleeps keeps its state in the first page from 1 MiB on");
+  }
   ranges.sort((a, b) => a.start - b.start);
   for (const [i, range] of ranges.entries()) {
     const next = ranges[i + 1];
@@ -138,11 +159,20 @@ function emitStart(
   options: WorkloadOptions,
   routines: Routines,
   texts: Map<string, Label>,
+  nextPass: Label,
 ): void {
   asm.cli();
   asm.cld();
   asm.mov("esp", STACK_TOP);
-  asm.mov("ebp", STATE);
+  if (options.sleepAfterPass === undefined) asm.mov("ebp", STATE);
+  else {
+    const cold = new Label("cold");
+    asm.mov("ebp", SLEEPERS_STATE);
+    asm.op("cmp", SLEPT, SLEPT_MAGIC);
+    asm.jump("notZero", cold);
+    asm.jmp(nextPass);
+    asm.place(cold);
+  }
   asm.rdtsc();
   emitMix(asm, "edx");
   asm.mov(ID, "eax");
@@ -242,6 +272,21 @@ function emitReport(asm: Assembler, routines: Routines, texts: Map<string, Label
   asm.place(end);
   asm.call(routines.print);
   emitPrint(asm, routines, texts, "\n");
+}
+
+function emitSleep(asm: Assembler, afterPass: number): void {
+  const awake = new Label("awake");
+  asm.op("cmp", PASS, afterPass);
+  asm.jump("notZero", awake);
+  asm.mov("eax", SLEPT_MAGIC);
+  asm.mov(SLEPT, "eax");
+  asm.mov8("al", ACPI_ENABLE);
+  asm.outAl(SMI_COMMAND);
+  asm.mov("eax", SLEEP);
+  asm.mov("edx", PM1_CONTROL);
+  asm.outDxAx();
+  asm.jmp(asm.here("asleep"));
+  asm.place(awake);
 }
 
 /** Loads the registers that {@link emitCheck} and {@link emitFill} take a range in. */

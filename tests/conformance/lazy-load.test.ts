@@ -2,54 +2,18 @@
 
 import { describe, expect, test } from "vitest";
 
-import { connectSocket, ReadableFile, type SocketChannel } from "../../src/channels/index.js";
-import {
-  lazyLoadMappedRam,
-  type LazyLoadOptions,
-  type LazyLoadResult,
-  openMappedRam,
-  type PreemptChannel,
-  resumeLazyLoad,
-} from "../../src/engine/index.js";
+import { resumeLazyLoad } from "../../src/engine/index.js";
 import { describeWithQemu } from "../support/describe-with-qemu.js";
-import {
-  expectGoesOn,
-  type GuestState,
-  guestMachine,
-  guestState,
-  migrationEnd,
-  migrationOf,
-  setCapabilities,
-} from "../support/migrating-guest.js";
 import { reserveHugePages } from "../support/huge-pages.js";
-import { type QemuMachine, type QemuVersion, startQemu, type StartQemuOptions } from "../support/qemu.js";
-import { ramportJson } from "../support/ramport-cli.js";
+import { type ExtraMachine, LazyDestination, load, saved, SLOW_FILL } from "../support/lazy-load.js";
+import { expectGoesOn, migrationEnd } from "../support/migrating-guest.js";
 import { useWorkDir } from "../support/work-dir.js";
 
 const workDir = useWorkDir();
 
-interface Saved {
-  readonly path: string;
-  readonly state: GuestState;
-}
-
-/** The machine beyond the ordinary one. */
-type Extra = Partial<Pick<StartQemuOptions, "machine" | "memoryBytes" | "args">>;
-
-/** A snapshot of the guest that checks its memory; saved by ramport, so that 7.2 has one too. */
-async function saved(version: QemuVersion, extra: Extra = {}): Promise<Saved> {
-  const source = await startQemu(guestMachine(workDir.path, { version, ...extra }));
-  await source.waitForPass(2);
-  const file = workDir.file("vm.ram");
-  await ramportJson(["save", "--qmp", source.qmpPath, file]);
-  const state = guestState(source);
-  await source.kill();
-  return { path: file, state };
-}
-
 /** The guest's memory in huge pages of 2 MiB. */
 const HUGE_MEMORY_BYTES = 32 << 20;
-const IN_HUGE_PAGES: Extra = {
+const IN_HUGE_PAGES: ExtraMachine = {
   machine: "pc,memory-backend=pc.ram",
   memoryBytes: HUGE_MEMORY_BYTES,
   args: [
@@ -58,67 +22,6 @@ const IN_HUGE_PAGES: Extra = {
   ],
 };
 
-class Destination {
-  readonly machine: QemuMachine;
-  readonly #early: boolean;
-  #sockets = 0;
-  #socket = "";
-
-  constructor(machine: QemuMachine, version: QemuVersion) {
-    this.machine = machine;
-    this.#early = version === "7.2";
-  }
-
-  static async start(
-    version: QemuVersion,
-    capabilities: readonly string[] = [],
-    extra: Extra = {},
-  ): Promise<Destination> {
-    const machine = await startQemu(guestMachine(workDir.path, { version, incoming: "defer", ...extra }));
-    await setCapabilities(machine, "postcopy-ram", ...capabilities);
-    return new Destination(machine, version);
-  }
-
-  /** Has it wait at a fresh address, and connects to it. */
-  async open(command: "migrate-incoming" | "migrate-recover"): Promise<SocketChannel> {
-    this.#socket = workDir.file(`in-${++this.#sockets}`);
-    await this.machine.qmp(command, { uri: `unix:${this.#socket}` });
-    return this.connect();
-  }
-
-  connect(): Promise<SocketChannel> {
-    return connectSocket({ path: this.#socket }, `unix:${this.#socket}`);
-  }
-
-  get preempt(): PreemptChannel {
-    return { connect: () => this.connect(), early: this.#early };
-  }
-
-  async isPaused(): Promise<void> {
-    await expect
-      .poll(async () => (await migrationOf(this.machine)).status, { interval: 2 })
-      .toBe("postcopy-paused");
-  }
-}
-
-/** Loads, and gives back what is known of it. */
-async function load(
-  { path }: Saved,
-  channel: SocketChannel,
-  options: LazyLoadOptions,
-  how = lazyLoadMappedRam,
-): Promise<LazyLoadResult> {
-  const file = ReadableFile.open(path);
-  try {
-    return await how(file, openMappedRam(file), { main: channel, returnPath: channel }, options);
-  } finally {
-    file.close();
-  }
-}
-
-/** So slow that the guest runs long before it has all of its memory. */
-const SLOW_FILL = { fillBytesPerSecond: () => 8 << 20 };
-
 describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
   describeWithQemu(version, `into QEMU ${version}`, () => {
     test.each([
@@ -126,8 +29,8 @@ describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
       ["slowly, the guest running meanwhile", SLOW_FILL],
       ["page by page", { ...SLOW_FILL, clusterBytes: 0 }],
     ])("%s", async (_how, options) => {
-      const snapshot = await saved(version);
-      const destination = await Destination.start(version);
+      const snapshot = await saved(workDir, version);
+      const destination = await LazyDestination.start(workDir, version);
       const channel = await destination.open("migrate-incoming");
       const result = await load(snapshot, channel, options);
       expect(await migrationEnd(destination.machine)).toBe("completed");
@@ -137,8 +40,8 @@ describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
     });
 
     test("with postcopy-preempt", async () => {
-      const snapshot = await saved(version);
-      const destination = await Destination.start(version, ["postcopy-preempt"]);
+      const snapshot = await saved(workDir, version);
+      const destination = await LazyDestination.start(workDir, version, ["postcopy-preempt"]);
       const channel = await destination.open("migrate-incoming");
       const result = await load(snapshot, channel, {
         ...SLOW_FILL,
@@ -153,8 +56,8 @@ describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
       ["", []],
       [" with postcopy-preempt", ["postcopy-preempt"]],
     ])("a connection that breaks is taken up again%s", async (_what, capabilities) => {
-      const snapshot = await saved(version);
-      const destination = await Destination.start(version, capabilities);
+      const snapshot = await saved(workDir, version);
+      const destination = await LazyDestination.start(workDir, version, capabilities);
       let channel = await destination.open("migrate-incoming");
       const preempt = capabilities.length > 0 ? { preempt: destination.preempt } : {};
       let breaks = 0;
@@ -184,8 +87,8 @@ describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
     ] as const)("memory in huge pages%s", async ([, capabilities], { skip }) => {
       const missing = reserveHugePages((2 * HUGE_MEMORY_BYTES) >> 21);
       if (missing !== undefined) return skip(missing);
-      const snapshot = await saved(version, IN_HUGE_PAGES);
-      const destination = await Destination.start(version, capabilities, IN_HUGE_PAGES);
+      const snapshot = await saved(workDir, version, IN_HUGE_PAGES);
+      const destination = await LazyDestination.start(workDir, version, capabilities, IN_HUGE_PAGES);
       const channel = await destination.open("migrate-incoming");
       const result = await load(snapshot, channel, {
         fillBytesPerSecond: () => 64 << 20,
@@ -200,8 +103,8 @@ describe.each(["7.2", "10.0", "11.1"] as const)("lazy load", (version) => {
     });
 
     test("a process that died is replaced by another one, which knows only the file", async () => {
-      const snapshot = await saved(version);
-      const destination = await Destination.start(version);
+      const snapshot = await saved(workDir, version);
+      const destination = await LazyDestination.start(workDir, version);
       const channel = await destination.open("migrate-incoming");
       const started = load(snapshot, channel, { ...SLOW_FILL });
       await destination.machine.waitForPass(snapshot.state.last.pass + 1);

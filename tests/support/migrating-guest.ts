@@ -27,6 +27,18 @@ export const WORKLOAD: WorkloadOptions = {
   togglingRange: { start: 17 * MIB, end: 20 * MIB },
 };
 
+/** The last pass before the guest sleeps. */
+export const SLEEP_PASS = 3;
+
+/** One that goes to sleep, and goes on where it was when it is woken. The firmware uses the upper half of memory then. */
+export const SLEEPING_WORKLOAD: WorkloadOptions = {
+  staticRange: { start: 2 * MIB, end: 8 * MIB },
+  staticPagesPerPass: 512,
+  dirtyRange: { start: 8 * MIB, end: 11 * MIB },
+  togglingRange: { start: 11 * MIB, end: 14 * MIB },
+  sleepAfterPass: SLEEP_PASS,
+};
+
 /** The machine: several RAM blocks, a display card, a network card with a ROM. */
 export function guestMachine(
   workDir: string,

@@ -142,6 +142,7 @@ export class PostcopyToyHost implements MigrationHost, PostcopyHost {
   readonly pageSize: number;
   readonly memory: PagedMemory;
   running = false;
+  suspended = false;
   runCount = 0;
   devices: readonly DeviceState[] = [];
 
