@@ -62,14 +62,14 @@ export class PageBitmap {
     while (page < end) this.clear(page++);
   }
 
-  /** The first set page at or after `from`, or `pageCount`. */
-  nextSet(from: number): number {
-    return this.#next(from, 0);
+  /** The first set page at or after `from` and before `until`, or `until`: nothing behind that is looked at. */
+  nextSet(from: number, until = this.pageCount): number {
+    return this.#next(from, 0, Math.min(until, this.pageCount));
   }
 
-  /** The first clear page at or after `from`, or `pageCount`. */
-  nextClear(from: number): number {
-    return this.#next(from, 0xffffffff);
+  /** The first clear page at or after `from` and before `until`, or `until`: nothing behind that is looked at. */
+  nextClear(from: number, until = this.pageCount): number {
+    return this.#next(from, 0xffffffff, Math.min(until, this.pageCount));
   }
 
   /** How many pages are set. */
@@ -127,17 +127,17 @@ export class PageBitmap {
     return start + words * 32;
   }
 
-  #next(from: number, flip: number): number {
-    if (from >= this.pageCount) return this.pageCount;
+  #next(from: number, flip: number, until: number): number {
+    if (from >= until) return until;
     let index = from >>> 5;
     let word = (this.#word(index) ^ flip) & (0xffffffff << (from & 31));
     while (word === 0) {
       index += 1;
-      if (index === this.#words.length) return this.pageCount;
+      if (index * 32 >= until) return until;
       word = this.#word(index) ^ flip;
     }
     const lowestBit = 31 - Math.clz32(word & -word);
-    return Math.min(index * 32 + lowestBit, this.pageCount);
+    return Math.min(index * 32 + lowestBit, until);
   }
 
   #word(index: number): number {

@@ -15,8 +15,9 @@ export interface LazyRestoreOptions {
   /** Bytes a second of pages that nobody asked for; no limit when not given. */
   readonly fillBytesPerSecond?: number;
   /**
-   * When the pages of a working set are sent: `before` the guest runs, or first of all `after` it does; `off` neither uses
-   * nor records one. Default `after`.
+   * When the pages of a working set are sent: `before` the guest runs, which starts later by as much and then waits for none
+   * of them, or first of all `after` it does; `off` neither uses nor records one. Default `before`: with 64 MiB the first
+   * pass over them ends at the same time, and takes as long as any later one.
    */
   readonly prefetch?: "before" | "after" | "off";
   /** Most bytes of a working set to send ahead; default 256 MiB. */

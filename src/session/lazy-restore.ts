@@ -215,7 +215,7 @@ export class LazyRestore {
   }
 
   #loadOptions({ version, pages, preempt, plan }: Loading): LazyLoadOptions {
-    const { clusterBytes, fillBytesPerSecond, prefetch = "after", prefetchBytes } = this.#options;
+    const { clusterBytes, fillBytesPerSecond, prefetch = "before", prefetchBytes } = this.#options;
     const { recordMs = RECORDING_MOST_MS, signal, onProgress } = this.#options;
     const when = prefetch === "before" ? "before-run" : "after-run";
     const known = plan?.known;

@@ -78,13 +78,16 @@ function run(pageCount: number, steps: readonly Step[]): { bitmap: PageBitmap; n
 describe("PageBitmap is a set of pages", () => {
   test("has, count, next and runs", () => {
     fc.assert(
-      fc.property(model, fc.nat(320), ({ bitmap, naive }, from) => {
+      fc.property(model, fc.nat(320), fc.nat(320), ({ bitmap, naive }, from, length) => {
         expect(bitmap.count()).toBe(naive.pages.size);
         expect(bitmap.tailBits()).toBe(0);
         for (let page = 0; page < naive.pageCount; page++)
           expect(bitmap.has(page)).toBe(naive.pages.has(page));
         expect(bitmap.nextSet(from)).toBe(naive.next(from, true));
         expect(bitmap.nextClear(from)).toBe(naive.next(from, false));
+        const until = from + length;
+        expect(bitmap.nextSet(from, until)).toBe(Math.min(until, naive.next(from, true)));
+        expect(bitmap.nextClear(from, until)).toBe(Math.min(until, naive.next(from, false)));
         expect([...bitmap.runs()]).toEqual(naive.runs(true));
         expect([...bitmap.clearRuns()]).toEqual(naive.runs(false));
       }),

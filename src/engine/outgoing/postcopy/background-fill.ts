@@ -45,7 +45,10 @@ export class BackgroundFill {
 
   /** The next run of unsent pages with content; undefined when there is none left. */
   next(mostBytes: number): BlockRun | undefined {
-    return this.#sent.nextPending(this.#cursor, (hostPageSize) => pagesIn(mostBytes, hostPageSize));
+    const run = this.#sent.nextPending(this.#cursor, (hostPageSize) => pagesIn(mostBytes, hostPageSize));
+    // Who takes it goes on behind it: all that was sent is not to be passed over each time.
+    if (run !== undefined) this.#cursor = { block: run.block, page: run.start };
+    return run;
   }
 }
 

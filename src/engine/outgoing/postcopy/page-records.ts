@@ -57,10 +57,10 @@ export class PageRecords {
     const content = this.#source.blocks[block]?.content;
     assert(content !== undefined, `no block ${block}`);
     for (let page = start; page < end;) {
-      const dataStart = Math.min(end, content.nextSet(page));
+      const dataStart = content.nextSet(page, end);
       while (page < dataStart && this.#roomFor(block, 1)) this.#putZero(block, page++);
       if (page < dataStart) return page;
-      const dataEnd = Math.min(end, content.nextClear(page));
+      const dataEnd = content.nextClear(page, end);
       while (page < dataEnd) {
         if (!this.#roomFor(block, this.#source.targetPageSize)) return page;
         page += this.#appendContent(block, page, dataEnd);

@@ -116,11 +116,11 @@ export class PageServer {
   }
 
   /**
-   * Sends runs of pages as part of the RAM section, before the destination runs the guest: ordinary precopy. Pages without
-   * content, and those that were sent, are passed over.
+   * Sends runs of pages as part of the RAM section, before the destination runs the guest: ordinary precopy, in the order of
+   * their places, as a file is read quickest. Pages that were sent are passed over.
    */
   async sendBeforeRun(connection: PostcopyConnection, runs: readonly BlockRun[]): Promise<void> {
-    this.prefer(runs);
+    this.prefer([...runs].sort((a, b) => a.block - b.block || a.start - b.start));
     for (let slice = this.#takeSlice(false); slice.length > 0; slice = this.#takeSlice(false)) {
       await this.#write(connection, this.#mainRecords, connection.main, slice);
     }

@@ -56,9 +56,9 @@ export class SentPages {
   /** Takes pages for sending: from now on they count as sent. */
   markSent({ block, start, end }: BlockRun): void {
     const { sent, pending, hostPageSize } = this.#state(block);
-    assert(sent.nextSet(start) >= end, "no page is sent twice");
+    assert(sent.nextSet(start, end) === end, "no page is sent twice");
     sent.setRange(start, end);
-    for (let page = pending.nextSet(start); page < end; page = pending.nextSet(page + 1)) {
+    for (let page = pending.nextSet(start, end); page < end; page = pending.nextSet(page + 1, end)) {
       this.#pendingBytes -= hostPageSize;
     }
     pending.clearRange(start, end);
@@ -76,7 +76,7 @@ export class SentPages {
       const { pending, hostPageSize } = this.#state(block);
       const start = pending.nextSet(step === 0 ? from.page : 0);
       if (start === pending.pageCount) continue;
-      return { block, start, end: Math.min(pending.nextClear(start), start + mostPages(hostPageSize)) };
+      return { block, start, end: pending.nextClear(start, start + mostPages(hostPageSize)) };
     }
     return undefined;
   }
@@ -95,10 +95,10 @@ export class SentPages {
   unsentIn({ block, start, end }: BlockRun): BlockRun[] {
     const { sent } = this.#state(block);
     const runs: BlockRun[] = [];
-    for (let first = sent.nextClear(start); first < end;) {
-      const last = Math.min(end, sent.nextSet(first));
+    for (let first = sent.nextClear(start, end); first < end;) {
+      const last = sent.nextSet(first, end);
       runs.push({ block, start: first, end: last });
-      first = sent.nextClear(last);
+      first = sent.nextClear(last, end);
     }
     return runs;
   }
