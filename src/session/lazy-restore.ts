@@ -42,7 +42,7 @@ import {
   putBackSettings,
   queryMigrationAbilities,
 } from "./migration-settings.js";
-import { checkRamBlocks, queryRamBlocks } from "./qemu-ram.js";
+import { checkRamBlocks, type QemuRamBlock, queryRamBlocks } from "./qemu-ram.js";
 import { prepareQemuTls } from "./qemu-tls.js";
 import { parseVia } from "./via.js";
 import { reasonOfDestination } from "./wait-load.js";
@@ -112,11 +112,11 @@ export class LazyRestore {
   }
 
   async #start(qmp: QmpClient, fingerprint: string): Promise<LazyRestoreResult> {
-    const pages = await this.#openPages(qmp);
+    const [ram, abilities] = await Promise.all([queryRamBlocks(qmp), queryMigrationAbilities(qmp)]);
+    const pages = this.#openPages(ram);
     // What cannot be loaded so is refused while the QEMU is still good for another way.
     encodePostcopyHead(this.#parts.file, this.#parts.skeleton, pages);
     const plan = this.#planWorkingSet();
-    const abilities = await queryMigrationAbilities(qmp);
     const preempt = this.#wantsPreempt(abilities);
     const { tls, via, onMessage, streamOffset: offset = 0 } = this.#options;
     const qemuTls = await prepareQemuTls({
@@ -158,8 +158,8 @@ export class LazyRestore {
     const { onMessage } = this.#options;
     onMessage?.(`The guest waits for pages of ${this.#path}: going on where process ${mark.pid} stopped`);
     this.#resumed = true;
-    const pages = await this.#openPages(qmp);
-    const abilities = await queryMigrationAbilities(qmp);
+    const [ram, abilities] = await Promise.all([queryRamBlocks(qmp), queryMigrationAbilities(qmp)]);
+    const pages = this.#openPages(ram);
     const preempt = abilities.capabilities.get(PREEMPT) === true;
     await takeOverMark(qmp, mark);
     return this.#orCleanUp(mark, async () => {
@@ -174,8 +174,7 @@ export class LazyRestore {
     });
   }
 
-  async #openPages(qmp: QmpClient): Promise<PageSource> {
-    const ram = await queryRamBlocks(qmp);
+  #openPages(ram: ReadonlyMap<string, QemuRamBlock>): PageSource {
     checkRamBlocks(this.#snapshot, ram);
     const hostPageSizeOf = (block: string): number | undefined => ram.get(block)?.hostPageSize;
     const { file, skeleton } = this.#parts;

@@ -24,9 +24,12 @@ export async function findState(
   qmp: QmpClient,
   wanted: { readonly fingerprint: string; readonly path: string },
 ): Promise<FoundQemu> {
-  const { status: runState } = await qmp.execute("query-status");
-  const mark = await readMark(qmp);
-  const status = await migrationStatus(qmp);
+  // At once: each answer costs a turn of the QEMU's main loop.
+  const [{ status: runState }, mark, status] = await Promise.all([
+    qmp.execute("query-status"),
+    readMark(qmp),
+    migrationStatus(qmp),
+  ]);
   if (!status.startsWith("postcopy")) {
     if (runState !== "inmigrate") {
       throw new MachineError(

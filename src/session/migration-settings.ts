@@ -43,10 +43,13 @@ export interface MigrationAbilities {
 
 /** Asks a QEMU for its capabilities and parameters. */
 export async function queryMigrationAbilities(qmp: QmpClient): Promise<MigrationAbilities> {
-  const capabilities = await qmp.execute("query-migrate-capabilities");
+  const [capabilities, parameters] = await Promise.all([
+    qmp.execute("query-migrate-capabilities"),
+    qmp.execute("query-migrate-parameters"),
+  ]);
   return {
     capabilities: new Map(capabilities.map(({ capability, state }) => [capability, state])),
-    parameters: await qmp.execute("query-migrate-parameters"),
+    parameters,
   };
 }
 

@@ -105,7 +105,7 @@ for (const version of ["7.2", "10.0", "11.1"] as const) {
         const args = lazily(saved.path, again, "--prefetch", when, "--preempt", "off");
         const result = await ramportJson(args);
         expect(result).toMatchObject({ preempt: false, workingSet: { use: "read-ahead", pages } });
-        const { askedForPages } = result["statistics"] as { readonly askedForPages: number };
+        const { askedForPages } = result.statistics as { readonly askedForPages: number };
         if (when === "before") expect(askedForPages).toBeLessThan(pages / 10);
         await expectTidy(again, before);
         await expectGoesOn(again, saved.state);
