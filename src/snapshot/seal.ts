@@ -64,7 +64,12 @@ export async function sealSnapshot(path: string, options: SealOptions = {}): Pro
     to: "mapped-ram",
     ...(isLibvirtImage(path, options) ? { libvirtHeader: path } : {}),
   });
-  makeReadOnly(output);
+  const written = ReadableFile.open(output);
+  try {
+    makeReadOnly(written.fd, output);
+  } finally {
+    written.close();
+  }
   const { machine, ramBytes, pages, fileBytes, allocatedBytes } = converted;
   return {
     path: converted.path,
@@ -85,7 +90,8 @@ async function sealInPlace(path: string, options: SealOptions): Promise<SealResu
     // Looked at first without the right to write: a sealed file gives it to nobody.
     const stale = await findStaleBytes(file, skeleton, options);
     const clearedBytes = stale === undefined ? 0 : await clear(file, skeleton);
-    makeReadOnly(path);
+    // By its descriptor: the path may have another file by now, which nobody has looked at.
+    makeReadOnly(file.fd, path);
     const { size, blocks } = fs.fstatSync(file.fd);
     return {
       path: file.absolutePath,
@@ -166,10 +172,10 @@ async function clear(readable: ReadableFile, skeleton: MappedRamFile): Promise<n
 }
 
 /** Takes the right to write from all; root needs none. */
-function makeReadOnly(path: string): void {
+function makeReadOnly(fd: number, path: string): void {
   try {
-    const { mode } = fs.statSync(path);
-    if ((mode & 0o222) !== 0) fs.chmodSync(path, mode & 0o7555);
+    const { mode } = fs.fstatSync(fd);
+    if ((mode & 0o222) !== 0) fs.fchmodSync(fd, mode & 0o7555);
   } catch (cause) {
     throw systemError("Making read-only", path, cause);
   }

@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 
 import { resumeLazyLoad } from "../../src/engine/index.js";
 import { describeWithQemu } from "../support/describe-with-qemu.js";
-import { reserveHugePages } from "../support/huge-pages.js";
+import { reserveHugePages } from "../support/reserve-huge-pages.js";
 import { type ExtraMachine, LazyDestination, load, saved, SLOW_FILL } from "../support/lazy-load.js";
 import { expectGoesOn, migrationEnd } from "../support/migrating-guest.js";
 import { useWorkDir } from "../support/work-dir.js";
