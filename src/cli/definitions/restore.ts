@@ -79,7 +79,7 @@ function addLazyOptions(command: Command): void {
     .addOption(
       new Option(
         "--prefetch <when>",
-        "lazy: send the working set before the guest runs, or right after; off also records none",
+        "lazy: send the working set before the guest runs (default), or right after; off also records none",
       ).choices(["before", "after", "off"]),
     )
     .option(
