@@ -115,7 +115,7 @@ export class LazyRestore {
     const [ram, abilities] = await Promise.all([queryRamBlocks(qmp), queryMigrationAbilities(qmp)]);
     const pages = this.#openPages(ram);
     // What cannot be loaded so is refused while the QEMU is still good for another way.
-    encodePostcopyHead(this.#parts.file, this.#parts.skeleton, pages);
+    const head = encodePostcopyHead(this.#parts.file, this.#parts.skeleton, pages);
     const plan = this.#planWorkingSet();
     const preempt = this.#wantsPreempt(abilities);
     const { tls, via, onMessage, streamOffset: offset = 0 } = this.#options;
@@ -143,6 +143,7 @@ export class LazyRestore {
         const { file, skeleton } = this.#parts;
         const loaded = await lazyLoadMappedRam(file, skeleton, channels, {
           ...this.#loadOptions(loading),
+          head,
           onMilestone: (milestone: LazyLoadMilestone) => {
             if (milestone === "devices-loaded") this.#watchGuest(qmp);
           },

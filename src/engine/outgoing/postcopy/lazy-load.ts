@@ -70,6 +70,8 @@ export interface LazyLoadOptions {
    * the guest used meanwhile: for a working set.
    */
   readonly recording?: RecordingLimits;
+  /** What `encodePostcopyHead` made of the same file and pages, where that was done before. */
+  readonly head?: PostcopyHead;
   /**
    * A second connection to the destination, whose `postcopy-preempt` capability is on. It is made again in each recovery.
    */
@@ -152,7 +154,7 @@ class LazyLoad {
     this.#clock = options.clock ?? systemClock;
     this.#startMs = this.#clock.now();
     this.#source = options.pages ?? pagesOfMappedRam(file, skeleton, options.hostPageSizeOf);
-    this.#head = encodePostcopyHead(file, skeleton, this.#source);
+    this.#head = options.head ?? encodePostcopyHead(file, skeleton, this.#source);
     this.#totalBytes = skeleton.totalBytes;
     this.#meter = new ProgressMeter(options.onProgress);
     this.#server = new PageServer(this.#source, {
