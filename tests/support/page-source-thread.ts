@@ -71,8 +71,11 @@ function connect(): void {
 }
 
 parentPort?.on("message", (order: SourceOrder | "close") => {
-  if (order === "break") socket?.destroy();
-  else if (order === "connect") connect();
+  if (order === "break") {
+    socket?.once("close", tellDone).destroy();
+    return;
+  }
+  if (order === "connect") connect();
   else if (order === "break-when-asked") breaksWhenAsked = true;
   else if (order === "fill-half") fill((page) => page % 2 === 0);
   else if (order === "fill") {
@@ -83,8 +86,14 @@ parentPort?.on("message", (order: SourceOrder | "close") => {
     socket?.destroy();
     server?.close();
     parentPort?.close();
+    return;
   }
+  tellDone();
 });
+
+function tellDone(): void {
+  parentPort?.postMessage({ kind: "done" });
+}
 
 /** Asks what has come, and goes on; what was under way when the connection broke is sent again. */
 function resume(connection: net.Socket): void {

@@ -13,7 +13,8 @@ import type { SourceData, SourceOrder } from "./source-pages.js";
 
 /** A source in another thread. */
 export interface PageSource {
-  order(what: SourceOrder): void;
+  /** Resolves when it has done so: a connection that it was to break is closed then. */
+  order(what: SourceOrder): Promise<void>;
   /** Resolves when the destination said that all is well, with the number of requests. */
   shut(): Promise<number>;
 }
@@ -25,11 +26,18 @@ export async function startPageSource(workerData: SourceData): Promise<PageSourc
     worker.postMessage("close");
     await once(worker, "exit");
   });
+  const ordered: (() => void)[] = [];
   const shut = new Promise<number>((resolve) => {
     worker.on("message", (message: { kind: string; asked: number }) => {
       if (message.kind === "shut") resolve(message.asked);
+      if (message.kind === "done") ordered.shift()?.();
     });
   });
   await once(worker, "message");
-  return { order: (what) => worker.postMessage(what), shut: () => shut };
+  const order = (what: SourceOrder): Promise<void> =>
+    new Promise((resolve) => {
+      ordered.push(resolve);
+      worker.postMessage(what);
+    });
+  return { order, shut: () => shut };
 }

@@ -50,7 +50,7 @@ describeWithUserfaultfd("memory of this thread whose pages come from another one
       if (Buffer.compare(pageOf(memory, page), expected) !== 0) expect(page).toBeUndefined();
       memory[page * SOURCE_PAGE + 4] = expected[4] ?? 0;
     }
-    source.order("fill");
+    await source.order("fill");
     const { requests, pages } = await listening.ended;
     expectAll(memory);
     expect(await source.shut()).toBe(requests);
@@ -67,7 +67,8 @@ describeWithUserfaultfd("memory of this thread whose pages come from another one
     const source = await startPageSource({ path, blocks: GUEST_BLOCKS });
     const { memory, listening, statuses, lost } = await guest(path);
     expect(Buffer.compare(pageOf(memory, 8), sourcePage(BLOCK, 8))).toBe(0);
-    source.order("break");
+    listening.ended.catch(() => undefined);
+    await source.order("break");
     // Devices that are loaded at that time look at memory; they do not wait for ever.
     expect(memory[9 * SOURCE_PAGE + 4]).toBe(0);
     expect(() => listening.running()).toThrow(MachineError);
@@ -81,14 +82,14 @@ describeWithUserfaultfd("memory of this thread whose pages come from another one
     const source = await startPageSource({ path, blocks: GUEST_BLOCKS });
     const { memory, listening, statuses, held } = await guest(path);
     listening.running();
-    source.order("fill-half");
+    await source.order("fill-half");
     expect(memory[4]).toBe(sourcePage(BLOCK, 0)[4]);
-    source.order("break");
+    await source.order("break");
     await expect.poll(() => statuses.at(-1)).toBe("postcopy-paused");
     const channel = await connectSocket({ path }, path);
     await listening.recover({ main: channel, returnPath: channel });
     expect(Buffer.compare(pageOf(memory, 1), sourcePage(BLOCK, 1))).toBe(0);
-    source.order("fill");
+    await source.order("fill");
     await listening.ended;
     expectAll(memory);
     expect(statuses).toEqual([
@@ -101,16 +102,16 @@ describeWithUserfaultfd("memory of this thread whose pages come from another one
     const path = workDir.file("s");
     const source = await startPageSource({ path, blocks: GUEST_BLOCKS, connects: true });
     const listener = await SocketListener.listen({ path }, path);
-    source.order("connect");
+    await source.order("connect");
     const channel = await listener.accept();
     await listener.close();
     const { memory, listening, statuses } = await postcopyGuest(channel);
     listening.running();
-    source.order("fill-half");
-    source.order("break-when-asked");
+    await source.order("fill-half");
+    await source.order("break-when-asked");
     // Nothing of this thread runs until the page is there.
     expect(Buffer.compare(pageOf(memory, 77), sourcePage(BLOCK, 77))).toBe(0);
-    source.order("fill");
+    await source.order("fill");
     await listening.ended;
     expectAll(memory);
     expect(statuses).toEqual([
