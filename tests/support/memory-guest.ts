@@ -71,6 +71,8 @@ export async function expectMemoryIntact(destination: QemuMachine, snapshot: Mem
   const pages = snapshot.memoryBytes / PAGE - UNCHECKED_PAGES;
   expect(parseVerifications(destination.serial.text).at(-1)?.pages).toBe(pages);
   expect(destination.serial.startId).toBeUndefined();
+  // It goes on meanwhile: what is read later has as many passes or more.
+  const passes = destination.passes().at(-1)?.pass;
   const whole = parseSerialReport(snapshot.serialText + destination.serial.text);
-  expect(whole.at(-1)?.pass).toBe(destination.passes().at(-1)?.pass);
+  expect(whole.at(-1)?.pass).toBeGreaterThanOrEqual(passes ?? Infinity);
 }
