@@ -21,6 +21,7 @@ import type { PostcopyPreparation } from "../stream-target.js";
 import { type PostcopyChannels, PostcopyConnection, type PreemptChannel } from "./connection.js";
 import { type DiscardedBlock, discardCommands, missByHostPages } from "./discards.js";
 import { HostPageSource } from "./host-page-source.js";
+import { adviceFor } from "./page-source.js";
 import { packDevices, PING_PACKAGED_LOADED } from "./package.js";
 import { PageServer } from "./page-server.js";
 import { recoverPostcopy } from "./recover.js";
@@ -68,12 +69,8 @@ export class OutgoingPostcopy {
     this.#source = new HostPageSource(host, () => this.#checkGuest());
     this.#way = way;
     this.#connection = this.#connect(way);
-    const hostPageSizes = this.#source.blocks.reduce(
-      (sizes, block) => sizes | BigInt(block.hostPageSize),
-      0n,
-    );
     this.preparation = {
-      advice: { hostPageSizes: Number(hostPageSizes), targetPageSize: host.pageSize },
+      advice: adviceFor(this.#source),
       shut: () => this.#connection.shut(),
     };
   }

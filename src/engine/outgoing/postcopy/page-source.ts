@@ -1,6 +1,6 @@
 import { FormatError } from "../../../errors/index.js";
 import type { PageBitmap } from "../../../memory/index.js";
-import { RAM_SECTION } from "../../../wire/index.js";
+import { type PostcopyAdvice, RAM_SECTION } from "../../../wire/index.js";
 
 /**
  * Bytes of the pages that a host without huge pages places at once: those of x86, and the smallest of the others. Where nobody says
@@ -51,4 +51,14 @@ export function checkHostPages({ blocks, targetPageSize }: PageSource): void {
       actual: usedLength,
     });
   }
+}
+
+/** What ADVISE tells the destination of these pages. */
+export function adviceFor({
+  blocks,
+  targetPageSize,
+}: Pick<PageSource, "blocks" | "targetPageSize">): PostcopyAdvice {
+  // By BigInt: page sizes of 4 GiB and more do not fit the 32 bits of `|`.
+  const sizes = blocks.reduce((sum, { hostPageSize }) => sum | BigInt(hostPageSize), 0n);
+  return { hostPageSizes: Number(sizes), targetPageSize };
 }

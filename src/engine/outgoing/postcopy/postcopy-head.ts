@@ -5,7 +5,6 @@ import {
   encodeCommand,
   Limits,
   MigrationCommand,
-  packagedCommand,
   pingCommand,
   plainCommand,
   postcopyAdviseCommand,
@@ -18,7 +17,8 @@ import { readMappedRamTail } from "../../mapped-ram/tail.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
 import { encodeRamPartEnd, encodeRamStart, encodeStreamHead } from "../../stream-frames.js";
 import { readEarlySection, splitBetweenRam } from "../replay.js";
-import { ORDINARY_HOST_PAGE_BYTES, type PageSource } from "./page-source.js";
+import { nestDevices } from "./package.js";
+import { adviceFor, ORDINARY_HOST_PAGE_BYTES, type PageSource } from "./page-source.js";
 
 /** The parts of a lazy load's stream that are no pages, in the order in which they are sent. */
 export interface PostcopyHead {
@@ -84,15 +84,6 @@ export function encodePingBeforePackage(): Uint8Array {
   return writer.finish();
 }
 
-function adviceFor({ blocks, targetPageSize }: PageSource): {
-  readonly hostPageSizes: number;
-  readonly targetPageSize: number;
-} {
-  // By BigInt: page sizes of 4 GiB and more do not fit the 32 bits of `|`.
-  const sizes = blocks.reduce((sum, { hostPageSize }) => sum | BigInt(hostPageSize), 0n);
-  return { hostPageSizes: Number(sizes), targetPageSize };
-}
-
 /** An entry has its page size only where that is not the ordinary one. */
 function blocksWithPageSizes(
   { blocks, pageSize }: MappedRamFile,
@@ -112,11 +103,7 @@ function encodePackage(file: RandomAccessSource, skeleton: MappedRamFile): Uint8
   const [part] = tail.laterParts;
   if (part !== undefined) throw iterativeDevice(`number ${part.id}`, part.offset);
   const devices = bytes.subarray(0, tail.eofOffset - tail.baseOffset);
-  const nested = new ByteWriter(devices.length + 64);
-  encodeCommand(nested, plainCommand(MigrationCommand.POSTCOPY_LISTEN));
-  nested.raw(devices);
-  encodeCommand(nested, pingCommand(PostcopyPing.DEVICES_LOADED));
-  encodeCommand(nested, plainCommand(MigrationCommand.POSTCOPY_RUN));
+  const [command, nested] = nestDevices(devices, [PostcopyPing.DEVICES_LOADED]);
   if (nested.length > Limits.packagedBytes) {
     throw new FormatError("limit-exceeded", "The device state is too large for postcopy", {
       offset: tail.baseOffset,
@@ -125,8 +112,7 @@ function encodePackage(file: RandomAccessSource, skeleton: MappedRamFile): Uint8
     });
   }
   const writer = new ByteWriter(nested.length + 64);
-  encodeCommand(writer, packagedCommand(nested.length));
-  writer.raw(nested.finish());
+  writer.raw(command).raw(nested);
   encodeCommand(writer, pingCommand(PostcopyPing.LISTENING));
   return writer.finish();
 }

@@ -1,4 +1,4 @@
-import { FormatError } from "../../../errors/index.js";
+import { assert, FormatError } from "../../../errors/index.js";
 import { PageBitmap } from "../../../memory/index.js";
 import { type PageRequest, RAM_SECTION } from "../../../wire/index.js";
 import type { PageSource } from "./page-source.js";
@@ -103,5 +103,5 @@ function bad(message: string, { start, length }: PageRequest, block: string, off
 }
 
 function none(): never {
-  throw new Error("ramport bug: a place outside of all blocks");
+  assert(false, "a place outside of all blocks");
 }
