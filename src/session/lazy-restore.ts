@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
 import {
+  encodePostcopyDevices,
   encodePostcopyHead,
   lazyLoadMappedRam,
   type LazyLoadMilestone,
@@ -74,8 +75,8 @@ export class LazyRestore {
   readonly #parts: MigrationSkeleton;
   readonly #connections: LazyConnections;
   readonly #startMs = performance.now();
-  /** Of target pages with content, what was not sent when it was last said. */
-  #remainingBytes = 0;
+  /** Of target pages with content, what was not sent when it was last said; undefined when nothing was said yet. */
+  #remainingBytes: number | undefined;
   #guestMs: number | undefined;
   #resumed = false;
   /** Ends when the guest is there and that was said; never fails. */
@@ -112,10 +113,14 @@ export class LazyRestore {
   }
 
   async #start(qmp: QmpClient, fingerprint: string): Promise<LazyRestoreResult> {
-    const [ram, abilities] = await Promise.all([queryRamBlocks(qmp), queryMigrationAbilities(qmp)]);
+    const { file, skeleton } = this.#parts;
+    const asked = Promise.all([queryRamBlocks(qmp), queryMigrationAbilities(qmp)]);
+    asked.catch(() => undefined);
+    // While QEMU looks for the answers. What cannot be loaded so is refused while it is still good for another way.
+    const devices = encodePostcopyDevices(file, skeleton);
+    const [ram, abilities] = await asked;
     const pages = this.#openPages(ram);
-    // What cannot be loaded so is refused while the QEMU is still good for another way.
-    const head = encodePostcopyHead(this.#parts.file, this.#parts.skeleton, pages);
+    const head = encodePostcopyHead(file, skeleton, pages, devices);
     const plan = this.#planWorkingSet();
     const preempt = this.#wantsPreempt(abilities);
     const { tls, via, onMessage, streamOffset: offset = 0 } = this.#options;
@@ -140,12 +145,11 @@ export class LazyRestore {
         await this.#tellWhatGuestDoes(qmp);
         const channels = await this.#connections.listen();
         const loading: Loading = { version: qmp.version, pages, preempt, plan };
-        const { file, skeleton } = this.#parts;
         const loaded = await lazyLoadMappedRam(file, skeleton, channels, {
           ...this.#loadOptions(loading),
           head,
           onMilestone: (milestone: LazyLoadMilestone) => {
-            if (milestone === "devices-loaded") this.#watchGuest(qmp);
+            if (milestone === "devices-loaded") this.#watchGuest(qmp, pages);
           },
         });
         return this.#finish(loaded, mark, loading);
@@ -170,7 +174,7 @@ export class LazyRestore {
       const { file, skeleton } = this.#parts;
       const loaded = resumeLazyLoad(file, skeleton, channels, this.#loadOptions(loading));
       // Served first: the monitor may not answer before the page has come that it waits for itself.
-      this.#watchGuest(qmp);
+      this.#watchGuest(qmp, pages);
       return this.#finish(await loaded, mark, loading);
     });
   }
@@ -179,14 +183,9 @@ export class LazyRestore {
     checkRamBlocks(this.#snapshot, ram);
     const hostPageSizeOf = (block: string): number | undefined => ram.get(block)?.hostPageSize;
     const { file, skeleton } = this.#parts;
-    const pages =
-      this.#snapshot.format === "mapped-ram"
-        ? pagesOfMappedRam(file, skeleton, hostPageSizeOf)
-        : pagesOfSnapshot(this.#snapshot, hostPageSizeOf);
-    // Until it is known what the guest has already.
-    this.#remainingBytes =
-      pages.blocks.reduce((sum, { content }) => sum + content.count(), 0) * pages.targetPageSize;
-    return pages;
+    return this.#snapshot.format === "mapped-ram"
+      ? pagesOfMappedRam(file, skeleton, hostPageSizeOf)
+      : pagesOfSnapshot(this.#snapshot, hostPageSizeOf);
   }
 
   #planWorkingSet(): WorkingSetPlan | undefined {
@@ -255,7 +254,7 @@ export class LazyRestore {
   }
 
   /** Says when the guest is there. The monitor answers when the pages have come that it may wait for itself. */
-  #watchGuest(qmp: QmpClient): void {
+  #watchGuest(qmp: QmpClient, pages: PageSource): void {
     const { signal, onGuest } = this.#options;
     const watch = async (): Promise<void> => {
       let guest: LazyGuest["guest"] | undefined;
@@ -267,7 +266,9 @@ export class LazyRestore {
       }
       this.#guestMs = performance.now() - this.#startMs;
       await this.#monitor.release();
-      onGuest?.({ guest, elapsedMs: this.#guestMs, remainingBytes: this.#remainingBytes });
+      // Until it is known what the guest has, it is all of it.
+      const remainingBytes = this.#remainingBytes ?? contentBytes(pages);
+      onGuest?.({ guest, elapsedMs: this.#guestMs, remainingBytes });
     };
     // Whatever is wrong with the QEMU, the load hears of it too.
     this.#guestIsThere = watch().catch(() => undefined);
@@ -347,4 +348,8 @@ export class LazyRestore {
       return error instanceof MachineError && error.code === "timeout";
     }
   }
+}
+
+function contentBytes({ blocks, targetPageSize }: PageSource): number {
+  return blocks.reduce((sum, { content }) => sum + content.count(), 0) * targetPageSize;
 }

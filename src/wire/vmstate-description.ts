@@ -200,13 +200,25 @@ function parseJson(text: string, offset: number): Json {
     checkJsonSize(text, offset);
     throw new FormatError("malformed", "The vmstate description is not JSON", { offset }, cause);
   }
-  if (isDeeper(value, Limits.descriptionJsonDepth)) checkJsonSize(text, offset);
+  if (isNested(value) && isDeeper(value, Limits.descriptionJsonDepth)) checkJsonSize(text, offset);
   return value;
 }
 
-function isDeeper(value: Json, depth: number): boolean {
-  if (typeof value !== "object" || value === null) return false;
-  return depth === 0 || Object.values(value).some((item) => isDeeper(item, depth - 1));
+type Nested = readonly Json[] | Readonly<Record<string, Json>>;
+
+/** Thousands of values are looked at, once, before a guest runs: nothing is made or called for those that hold no others. */
+function isDeeper(value: Nested, depth: number): boolean {
+  if (depth === 0) return true;
+  if (isArray(value)) return value.some((item) => isNested(item) && isDeeper(item, depth - 1));
+  for (const key in value) {
+    const item = value[key];
+    if (item !== undefined && isNested(item) && isDeeper(item, depth - 1)) return true;
+  }
+  return false;
+}
+
+function isNested(value: Json): value is Nested {
+  return typeof value === "object" && value !== null;
 }
 
 /**

@@ -36,14 +36,15 @@ export interface PostcopyHead {
  * The configuration goes without capabilities: those of a mapped-ram file are not those of postcopy, and a loader wants the
  * same ones.
  *
+ * @param devices What {@link encodePostcopyDevices} made of the same file, where that was done before.
  * @throws FormatError when the file is damaged; `unsupported` for a guest that QEMU cannot load by postcopy.
  */
 export function encodePostcopyHead(
   file: RandomAccessSource,
   skeleton: MappedRamFile,
   source: PageSource,
+  devices = encodePostcopyDevices(file, skeleton),
 ): PostcopyHead {
-  refuseImpossible(skeleton);
   const { configuration, beforeRam, ram, footers } = skeleton;
   const { setup, rounds } = splitBetweenRam(skeleton);
   const writer = new ByteWriter();
@@ -57,7 +58,7 @@ export function encodePostcopyHead(
   for (const section of setup) writer.raw(readEarlySection(file, section));
   const between = new ByteWriter();
   for (const section of rounds) between.raw(readEarlySection(file, section));
-  return { start: writer.finish(), betweenRam: between.finish(), package: encodePackage(file, skeleton) };
+  return { start: writer.finish(), betweenRam: between.finish(), package: devices };
 }
 
 /**
@@ -96,7 +97,13 @@ function blocksWithPageSizes(
   });
 }
 
-function encodePackage(file: RandomAccessSource, skeleton: MappedRamFile): Uint8Array {
+/**
+ * Makes the package: all that depends on nothing that a destination tells.
+ *
+ * @throws As {@link encodePostcopyHead}.
+ */
+export function encodePostcopyDevices(file: RandomAccessSource, skeleton: MappedRamFile): Uint8Array {
+  refuseImpossible(skeleton);
   const { tail, bytes } = readMappedRamTail(file, skeleton);
   const iterative = tail.sections.find((section) => section.iterative);
   if (iterative !== undefined) throw iterativeDevice(iterative.name, iterative.offset);

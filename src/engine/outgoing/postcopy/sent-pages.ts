@@ -28,20 +28,24 @@ interface BlockState {
 export class SentPages {
   readonly #source: PageSource;
   readonly #blocks: readonly BlockState[];
-  #pendingBytes = 0;
+  /** Counted when it is first asked for: the destination has other things to wait for before its guest runs. */
+  #pendingBytes: number | undefined;
 
   /** All unsent. */
   constructor(source: PageSource) {
     this.#source = source;
     this.#blocks = source.blocks.map((block) => {
       const sent = new PageBitmap(block.usedLength / block.hostPageSize);
-      return { hostPageSize: block.hostPageSize, sent, pending: this.#pendingOf(block, sent) };
+      return { hostPageSize: block.hostPageSize, sent, pending: this.#contentOf(block) };
     });
-    this.#count();
   }
 
   /** Bytes of host pages that are still to be sent: those with content, or all after {@link pendAll}. */
   get pendingBytes(): number {
+    this.#pendingBytes ??= this.#blocks.reduce(
+      (sum, { pending, hostPageSize }) => sum + pending.count() * hostPageSize,
+      0,
+    );
     return this.#pendingBytes;
   }
 
@@ -58,8 +62,10 @@ export class SentPages {
     const { sent, pending, hostPageSize } = this.#state(block);
     assert(sent.nextSet(start, end) === end, "no page is sent twice");
     sent.setRange(start, end);
-    for (let page = pending.nextSet(start, end); page < end; page = pending.nextSet(page + 1, end)) {
-      this.#pendingBytes -= hostPageSize;
+    if (this.#pendingBytes !== undefined) {
+      for (let page = pending.nextSet(start, end); page < end; page = pending.nextSet(page + 1, end)) {
+        this.#pendingBytes -= hostPageSize;
+      }
     }
     pending.clearRange(start, end);
   }
@@ -88,7 +94,7 @@ export class SentPages {
       everything.setRange(0, everything.pageCount);
       state.pending = everything.without(state.sent);
     }
-    this.#count();
+    this.#pendingBytes = undefined;
   }
 
   /** Runs of pages that were not sent, zero pages too, among those of a run. */
@@ -126,25 +132,19 @@ export class SentPages {
     const state = this.#state(block);
     const described = this.#source.blocks[block];
     assert(described !== undefined, `no block ${block}`);
-    state.pending = this.#pendingOf(described, state.sent);
-    this.#count();
+    state.pending = this.#contentOf(described).without(state.sent);
+    this.#pendingBytes = undefined;
   }
 
-  #pendingOf(block: PostcopyBlock, sent: PageBitmap): PageBitmap {
-    const pagesPerHostPage = block.hostPageSize / this.#source.targetPageSize;
-    if (pagesPerHostPage === 1) return block.content.without(sent);
-    const content = new PageBitmap(sent.pageCount);
-    for (const { start, end } of block.content.runs()) {
-      content.setRange(Math.floor(start / pagesPerHostPage), Math.ceil(end / pagesPerHostPage));
+  /** Host pages with content; the caller's own. */
+  #contentOf({ content, usedLength, hostPageSize }: PostcopyBlock): PageBitmap {
+    const pagesPerHostPage = hostPageSize / this.#source.targetPageSize;
+    if (pagesPerHostPage === 1) return content.copy();
+    const hostPages = new PageBitmap(usedLength / hostPageSize);
+    for (const { start, end } of content.runs()) {
+      hostPages.setRange(Math.floor(start / pagesPerHostPage), Math.ceil(end / pagesPerHostPage));
     }
-    return content.without(sent);
-  }
-
-  #count(): void {
-    this.#pendingBytes = this.#blocks.reduce(
-      (sum, { pending, hostPageSize }) => sum + pending.count() * hostPageSize,
-      0,
-    );
+    return hostPages;
   }
 
   #state(block: number): BlockState {
