@@ -37,9 +37,11 @@ export interface WorkloadOptions {
   readonly checkStride?: 4 | 12 | 44 | 132 | 124 | 372 | 1364;
   /**
    * After the pass with this number the guest goes to sleep (ACPI S3), once. What wakes it resets it: it goes on with the
-   * next pass and the memory that it had. Only for PCs whose firmware has ACPI's registers at 0x600, as QEMU's has.
+   * next pass and the memory that it had. What wakes it has to enter it again at its first instruction.
    */
   readonly sleepAfterPass?: number;
+  /** ACPI's PM1a_CNT, in which it asks for that; default 0x604, as QEMU's firmware has it. */
+  readonly sleepPort?: number;
   /** Empty loops after each pass, to slow the guest down; default 0. */
   readonly pauseLoops?: number;
 }
@@ -113,7 +115,8 @@ export function assembleWorkload(asm: Assembler, options: WorkloadOptions): void
   asm.place(nextPass);
   emitPass(asm, options, routines);
   emitReport(asm, routines, texts);
-  if (options.sleepAfterPass !== undefined) emitSleep(asm, options.sleepAfterPass);
+  if (options.sleepAfterPass !== undefined)
+    emitSleep(asm, options.sleepAfterPass, options.sleepPort ?? PM1_CONTROL);
   if (options.pauseLoops !== undefined && options.pauseLoops > 0) {
     asm.mov("ecx", options.pauseLoops);
     asm.loop(asm.here("pause"));
@@ -274,7 +277,7 @@ function emitReport(asm: Assembler, routines: Routines, texts: Map<string, Label
   emitPrint(asm, routines, texts, "\n");
 }
 
-function emitSleep(asm: Assembler, afterPass: number): void {
+function emitSleep(asm: Assembler, afterPass: number, port: number): void {
   const awake = new Label("awake");
   asm.op("cmp", PASS, afterPass);
   asm.jump("notZero", awake);
@@ -283,7 +286,7 @@ function emitSleep(asm: Assembler, afterPass: number): void {
   asm.mov8("al", ACPI_ENABLE);
   asm.outAl(SMI_COMMAND);
   asm.mov("eax", SLEEP);
-  asm.mov("edx", PM1_CONTROL);
+  asm.mov("edx", port);
   asm.outDxAx();
   asm.jmp(asm.here("asleep"));
   asm.place(awake);

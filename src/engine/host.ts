@@ -47,9 +47,9 @@ export interface MigrationHost {
   /**
    * Whether the guest sleeps until something wakes it (ACPI S3; QEMU's run state `suspended`). It is read when a guest is
    * saved, and set when one has been loaded. {@link running} is about the machine: it runs around a guest that sleeps, and
-   * {@link run} wakes nobody. Machines without it have no guests that sleep, and refuse those of others.
+   * {@link run} wakes nobody. Machines that have it undefined have no guests that sleep, and refuse those of others.
    */
-  suspended?: boolean;
+  suspended?: boolean | undefined;
   /** 16 bytes, where the machine has one: with `validate-uuid` a migration from another one is refused. */
   readonly uuid?: Uint8Array;
   /**

@@ -14,6 +14,7 @@ import { HashDirtyLog } from "../../engine/dirty-log/hash-dirty-log.js";
 import { assert, MachineError, UsageError } from "../../errors/index.js";
 import { adviseHugePages } from "../huge-pages.js";
 import { ThreadedPostcopy } from "../userfaultfd/threaded-postcopy.js";
+import { AcpiSleep } from "./acpi-sleep.js";
 import { DutyCycle } from "./duty-cycle.js";
 import { internalsOf, uartsOf, type V86Machine } from "./internals.js";
 import { SharedMemory, type SharedMemoryOptions } from "./shared-memory.js";
@@ -69,6 +70,12 @@ export class V86Host implements MigrationHost {
   readonly #dutyCycle: DutyCycle;
   readonly #dirtyLog: "shadow" | "hash";
   readonly #sharedMemory: SharedMemory | undefined;
+  /** In machines with v86's option `acpi`. */
+  readonly #acpiSleep: AcpiSleep | undefined;
+  readonly #sleepListeners = new Set<() => void>();
+  #isAsleep = false;
+  /** Pages that the guest might touch cannot come. */
+  #isHeld = false;
   #runCount = 0;
   #stopping: Promise<void> | undefined;
   /** Why the guest must not run: pages of it will never come. */
@@ -78,6 +85,9 @@ export class V86Host implements MigrationHost {
     this.emulator = emulator;
     this.#machine = internalsOf(emulator);
     this.#dutyCycle = new DutyCycle(this.#machine);
+    const { acpi } = this.#machine.cpu.devices;
+    this.#acpiSleep =
+      acpi === undefined ? undefined : new AcpiSleep(this.#machine, acpi, () => this.#fallAsleep());
     if (options.uuid !== undefined) this.uuid = options.uuid;
     this.#dirtyLog = options.dirtyLog ?? "shadow";
     this.#sharedMemory =
@@ -179,6 +189,43 @@ export class V86Host implements MigrationHost {
     this.#stopping = undefined;
   }
 
+  /** In machines with v86's option `acpi`: whether the guest is in the sleep state S3. */
+  get suspended(): boolean | undefined {
+    return this.#acpiSleep === undefined ? undefined : this.#isAsleep;
+  }
+
+  set suspended(suspended: boolean | undefined) {
+    this.#isAsleep = this.#acpiSleep !== undefined && suspended === true;
+    this.#holdOrLetGo();
+  }
+
+  /**
+   * Wakes a guest that sleeps: it goes on at the waking vector that it left in its ACPI tables (FACS), with its memory.
+   *
+   * @throws UsageError when it does not sleep; MachineError `not-capable` when there is no such vector, or when memory that
+   *   is missing cannot come at present. It then sleeps on.
+   */
+  wake(): void {
+    if (this.#acpiSleep === undefined || !this.#isAsleep) throw new UsageError("The guest does not sleep");
+    if (this.#isHeld) {
+      throw new MachineError("not-capable", "The guest cannot be woken while its memory cannot come", {
+        hint: "recover its migration first",
+      });
+    }
+    this.#acpiSleep.wake();
+    this.suspended = false;
+  }
+
+  /**
+   * Hears when the guest goes to sleep, in the middle of its turn.
+   *
+   * @returns A function that ends it.
+   */
+  onSuspend(listener: () => void): () => void {
+    this.#sleepListeners.add(listener);
+    return () => this.#sleepListeners.delete(listener);
+  }
+
   throttle(percent: number): void {
     this.#dutyCycle.set(percent);
     if (this.running) this.#dutyCycle.wake();
@@ -198,6 +245,7 @@ export class V86Host implements MigrationHost {
     }
     clearTscOffset(this.#machine.cpu);
     this.emulator.restart();
+    this.suspended = false;
   }
 
   /** v86 cannot say what its guest writes to, so pages are compared; {@link ShadowDirtyLog} says what that costs. */
@@ -255,12 +303,25 @@ export class V86Host implements MigrationHost {
 
   /** Stops the guest and gives the emulator's resources back. */
   async destroy(): Promise<void> {
+    // A guest that sleeps, or is held, is looked after only once in a while.
+    await this.stop();
     await this.emulator.destroy();
     await this.#threadedPostcopy.close();
   }
 
   /** While its pages cannot come, the guest would only block this thread. */
   #hold(held: boolean): void {
+    this.#isHeld = held;
+    this.#holdOrLetGo();
+  }
+
+  #fallAsleep(): void {
+    this.suspended = true;
+    for (const listener of this.#sleepListeners) listener();
+  }
+
+  #holdOrLetGo(): void {
+    const held = this.#isHeld || this.#isAsleep;
     this.#dutyCycle.hold(held);
     if (!held && this.running) this.#dutyCycle.wake();
   }

@@ -34,14 +34,51 @@ export interface V86Uart {
   readonly input: number[];
 }
 
+/** The power management function of v86's chip set (PIIX4). */
+export interface V86Acpi {
+  /** PM1_CNT. */
+  status: number;
+  /** PM1_STS. */
+  pm1_status: number;
+}
+
+/** What a sleeping machine's processor is woken by. */
+export interface V86Processor {
+  /** 1 while it waits for an interrupt. */
+  readonly in_hlt: Uint8Array;
+  /** Linear address of the next instruction. */
+  readonly instruction_pointer: Int32Array;
+  /** Selectors; {@link segment_offsets} has where the segments begin. */
+  readonly sreg: Uint16Array;
+  readonly segment_offsets: Int32Array;
+  /** Puts the processor into the state that it has when it is switched on. */
+  reset_cpu(): void;
+  /** To be called after segments were changed from outside. */
+  update_state_flags(): void;
+}
+
+/** v86's I/O ports. */
+export interface V86Ports {
+  /** Replaces what a port does with the widths that are given; `device` is their `this`. */
+  register_write(
+    port: number,
+    device: object,
+    write8: ((value: number) => void) | undefined,
+    write16: ((value: number) => void) | undefined,
+  ): void;
+}
+
 /** v86's `CPU`. */
-export interface V86Cpu extends Registers, TimeStampCounter {
+export interface V86Cpu extends Registers, TimeStampCounter, V86Processor {
   /**
    * Guest RAM. In Node a Proxy that makes a new view for each access, because the memory behind it moves when it grows:
    * `subarray` gives a real array, good until then.
    */
   readonly mem8: Uint8Array;
+  readonly io: V86Ports;
   readonly devices: {
+    /** In machines with v86's option `acpi`. */
+    readonly acpi?: V86Acpi;
     readonly uart0?: V86Uart;
     readonly uart1?: V86Uart;
     readonly uart2?: V86Uart;
@@ -107,6 +144,13 @@ export function internalsOf(emulator: V86): V86Machine {
     unpack_memory: typeof cpu.unpack_memory === "function",
     set_tsc: typeof cpu.set_tsc === "function",
     store_current_tsc: typeof cpu.store_current_tsc === "function",
+    reset_cpu: typeof cpu.reset_cpu === "function",
+    update_state_flags: typeof cpu.update_state_flags === "function",
+    in_hlt: cpu.in_hlt !== undefined,
+    instruction_pointer: cpu.instruction_pointer !== undefined,
+    sreg: cpu.sreg !== undefined,
+    segment_offsets: cpu.segment_offsets !== undefined,
+    "io.register_write": typeof cpu.io?.register_write === "function",
     "uart0.input": Array.isArray(cpu.devices?.uart0?.input),
     "vga.svga_memory": cpu.devices?.vga.svga_memory !== undefined,
     "pci.devices": Array.isArray(cpu.devices?.pci.devices),
