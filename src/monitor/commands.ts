@@ -45,6 +45,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   stop: { takes: nothing, run: (machine) => machine.stop() },
   cont: { takes: nothing, run: (machine) => machine.cont() },
   system_reset: { takes: nothing, run: (machine) => machine.reset() },
+  system_wakeup: { takes: nothing, run: (machine) => machine.wakeUp() },
   quit: { takes: nothing, run: (machine) => machine.quit() },
   "query-migrate": { takes: nothing, run: ({ migration }) => migration.info() },
   "query-migrate-capabilities": {

@@ -8,7 +8,7 @@ import type {
 
 /** The events that a machine tells of, with QEMU's data. */
 export type MachineEvent =
-  | { readonly name: "STOP" | "RESUME" }
+  | { readonly name: "STOP" | "RESUME" | "SUSPEND" | "WAKEUP" }
   | {
       readonly name: "RESET" | "SHUTDOWN";
       readonly data: { readonly guest: boolean; readonly reason: string };
@@ -31,6 +31,8 @@ export interface MonitoredMachine {
   /** Lets the guest go on; in `inmigrate` it will start when it has come. */
   cont(): Promise<void>;
   reset(): void;
+  /** Wakes a guest that sleeps (`suspended`). */
+  wakeUp(): void;
   /** Begins to end the machine. */
   quit(): void;
   readonly migration: MonitoredMigration;

@@ -8,6 +8,14 @@ import type { KnownMigrationStatus, KnownRunState, MigrationTarget } from "../qa
 export interface ResettableHost extends MigrationHost {
   /** @throws MachineError when it cannot. */
   reset(): void;
+  /**
+   * Wakes a guest that sleeps. Hosts without it, and those whose `suspended` is undefined, have no such guests.
+   *
+   * @throws MachineError when it cannot; the guest then sleeps on.
+   */
+  wake?(): void;
+  /** Hears when the guest goes to sleep; returns what ends that. */
+  onSuspend?(listener: () => void): () => void;
 }
 
 /** Options of {@link VirtualMachine}. */
@@ -75,6 +83,7 @@ export class VirtualMachine implements MonitoredMachine {
       onGuest: (change) => this.#onSwitchOver(change),
       onLoaded: ({ wasRunning }) => this.#onLoaded(wasRunning),
     });
+    host.onSuspend?.(() => this.#onSuspend());
     this.migration = migrationOf(this.#control, (target, exitOnError) => this.incoming(target, exitOnError));
   }
 
@@ -85,8 +94,8 @@ export class VirtualMachine implements MonitoredMachine {
   async stop(): Promise<void> {
     if (this.#runState === "inmigrate") this.#autostart = false;
     // The guest then stays where it is if the migration does not end well.
-    if (this.#beforeSwitchOver === "running") this.#beforeSwitchOver = "paused";
-    if (this.#runState !== "running") return;
+    if (isLive(this.#beforeSwitchOver)) this.#beforeSwitchOver = "paused";
+    if (!isLive(this.#runState)) return;
     this.#runState = "paused";
     await this.#host.stop();
     this.#emit({ name: "STOP" });
@@ -95,6 +104,7 @@ export class VirtualMachine implements MonitoredMachine {
   async cont(): Promise<void> {
     switch (this.#runState) {
       case "running":
+      case "suspended":
         return;
       case "inmigrate":
         this.#autostart = true;
@@ -104,7 +114,8 @@ export class VirtualMachine implements MonitoredMachine {
           hint: "cancel it first",
         });
       default:
-        this.#runState = "running";
+        // A guest that sleeps is let go on all the same: what wakes it can only come now.
+        this.#runState = this.#host.suspended === true ? "suspended" : "running";
         this.#emit({ name: "RESUME" });
         await this.#host.run();
     }
@@ -113,6 +124,21 @@ export class VirtualMachine implements MonitoredMachine {
   reset(): void {
     this.#host.reset();
     this.#emit({ name: "RESET", data: { guest: false, reason: "host-qmp-system-reset" } });
+    if (this.#runState !== "suspended") return;
+    // As in QEMU, what was reset in its sleep waits for `cont`.
+    this.#runState = "prelaunch";
+    void this.#host.stop();
+  }
+
+  wakeUp(): void {
+    const host = this.#host;
+    if (host.wake === undefined || host.suspended === undefined)
+      throw new MachineError("not-capable", "wake-up from suspend is not supported by this guest");
+    if (this.#runState !== "suspended")
+      throw new UsageError("Unable to wake up: guest is not in suspended state");
+    host.wake();
+    this.#runState = "running";
+    this.#emit({ name: "WAKEUP" });
   }
 
   quit(): void {
@@ -182,7 +208,7 @@ export class VirtualMachine implements MonitoredMachine {
       this.#leaveSwitchOver();
       return;
     }
-    const ran = this.#runState === "running";
+    const ran = isLive(this.#runState);
     this.#enterSwitchOver();
     if (ran) this.#emit({ name: "STOP" });
   }
@@ -198,8 +224,15 @@ export class VirtualMachine implements MonitoredMachine {
     if (before === undefined) return;
     this.#beforeSwitchOver = undefined;
     this.#runState = before;
-    if (before === "running") this.#emit({ name: "RESUME" });
+    if (isLive(before)) this.#emit({ name: "RESUME" });
     else void this.#host.stop();
+  }
+
+  #onSuspend(): void {
+    // One that was stopped at that moment sleeps when it is let go on.
+    if (this.#runState !== "running") return;
+    this.#runState = "suspended";
+    this.#emit({ name: "SUSPEND" });
   }
 
   async #onLoaded(wasRunning: boolean): Promise<void> {
@@ -215,6 +248,11 @@ export class VirtualMachine implements MonitoredMachine {
   #emit(event: MachineEvent): void {
     for (const listener of this.#listeners) listener(event);
   }
+}
+
+/** Whether the machine runs in that state, with its guest awake or asleep. */
+function isLive(state: KnownRunState | undefined): boolean {
+  return state === "running" || state === "suspended";
 }
 
 function migrationOf(

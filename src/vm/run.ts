@@ -16,6 +16,8 @@ export interface VmOptions {
   readonly name?: string;
   readonly uuid?: string;
   readonly images: VmImages;
+  /** Whether it has ACPI's registers, by which its guest can sleep (S3); default false. */
+  readonly acpi?: boolean;
   /** What stands behind the serial ports, up to four. */
   readonly serial?: readonly Chardev[];
   readonly monitors?: readonly SocketChardev[];
@@ -84,7 +86,13 @@ function createHost(options: VmOptions): Promise<V86Host> {
     ...(multiboot === undefined ? {} : { multiboot }),
     ...(uuid === undefined ? {} : { uuid: parseUuid(uuid) }),
     ...(sharedMemoryPath === undefined ? {} : { sharedMemory: { path: sharedMemoryPath, use } }),
-    v86: { ...v86, uart1: serial.length > 1, uart2: serial.length > 2, uart3: serial.length > 3 },
+    v86: {
+      ...v86,
+      acpi: options.acpi ?? false,
+      uart1: serial.length > 1,
+      uart2: serial.length > 2,
+      uart3: serial.length > 3,
+    },
   });
 }
 

@@ -234,6 +234,7 @@ describe("what is wrong is said in one sentence", () => {
     ["a monitor in a file", ["-qmp", "file:/x"], "-qmp takes a socket"],
     ["a UUID that is none", ["-uuid", "x", "-incoming", "defer"], "is no UUID"],
     ["a descriptor that is none", ["-add-fd", "fd=x,set=1"], "-add-fd does not understand"],
+    ["a machine that v86 is none of", ["-machine", "pc"], "write acpi=on or acpi=off"],
     ["memory that is not shared", ["-mem-path", "/x"], "-mem-share on"],
   ])("%s", async (_, args, message) => {
     const result = await ramport(["vm", ...args]);

@@ -87,6 +87,11 @@ class NotingMachine implements MonitoredMachine {
     throw new MachineError("not-capable", "This machine cannot be reset");
   }
 
+  wakeUp(): void {
+    this.runState = "running";
+    this.emit({ name: "WAKEUP" });
+  }
+
   quit(): void {
     this.emit({ name: "SHUTDOWN", data: { guest: false, reason: "host-qmp-quit" } });
   }

@@ -16,6 +16,32 @@ class ResettableFake extends FakeHost {
   }
 }
 
+/** Its guest sleeps when it is told to. */
+class SleepyFake extends ResettableFake {
+  suspended: boolean | undefined = false;
+  #hear: () => void = () => undefined;
+
+  onSuspend(listener: () => void): () => void {
+    this.#hear = listener;
+    return () => undefined;
+  }
+
+  sleep(): void {
+    this.suspended = true;
+    this.#hear();
+  }
+
+  wake(): void {
+    this.calls.push("wake");
+    this.suspended = false;
+  }
+
+  override reset(): void {
+    super.reset();
+    this.suspended = false;
+  }
+}
+
 interface Made {
   readonly host: ResettableFake;
   readonly machine: VirtualMachine;
@@ -23,7 +49,13 @@ interface Made {
 }
 
 function make(options: Partial<VirtualMachineOptions> = {}): Made {
-  const host = new ResettableFake();
+  return makeAround(new ResettableFake(), options);
+}
+
+function makeAround<Host extends ResettableFake>(
+  host: Host,
+  options: Partial<VirtualMachineOptions>,
+): Made & { readonly host: Host } {
   const machine = new VirtualMachine(host, { memoryBytes: 2 << 20, incoming: false, ...options });
   const events: string[] = [];
   machine.onEvent((event) => events.push(describeEvent(event)));
@@ -62,6 +94,110 @@ describe("run states", () => {
     machine.shutDown({ reason: "host-signal" });
     expect(await machine.ended).toEqual({ reason: "host-qmp-quit" } satisfies MachineEnd);
     expect(events).toEqual(["SHUTDOWN"]);
+  });
+});
+
+describe("a guest that sleeps", () => {
+  function makeSleepy(options: Partial<VirtualMachineOptions> = {}): Made & { readonly host: SleepyFake } {
+    return makeAround(new SleepyFake(), options);
+  }
+
+  test("is woken by system_wakeup only", async () => {
+    const { host, machine, events } = makeSleepy();
+    await machine.cont();
+    expect(() => machine.wakeUp()).toThrow(/guest is not in suspended state/);
+    host.sleep();
+    expect([machine.runState, host.running]).toEqual(["suspended", true]);
+    await machine.cont();
+    expect(machine.runState).toBe("suspended");
+    machine.wakeUp();
+    expect([machine.runState, host.suspended]).toEqual(["running", false]);
+    expect(() => machine.wakeUp()).toThrow(/guest is not in suspended state/);
+    expect(events).toEqual(["RESUME", "SUSPEND", "WAKEUP"]);
+    await machine.stop();
+  });
+
+  test("is stopped and let go on in its sleep", async () => {
+    const { host, machine, events } = makeSleepy();
+    await machine.cont();
+    host.sleep();
+    await machine.stop();
+    expect([machine.runState, host.running]).toEqual(["paused", false]);
+    expect(() => machine.wakeUp()).toThrow(/guest is not in suspended state/);
+    await machine.cont();
+    expect([machine.runState, host.running, host.suspended]).toEqual(["suspended", true, true]);
+    expect(events).toEqual(["RESUME", "SUSPEND", "STOP", "RESUME"]);
+    await machine.stop();
+  });
+
+  test("that falls asleep while its machine stops sleeps when it is let go on", async () => {
+    const { host, machine, events } = makeSleepy();
+    await machine.cont();
+    await machine.stop();
+    host.sleep();
+    expect(machine.runState).toBe("paused");
+    await machine.cont();
+    expect(machine.runState).toBe("suspended");
+    expect(events).toEqual(["RESUME", "STOP", "RESUME"]);
+    await machine.stop();
+  });
+
+  test("waits for cont when it was reset", async () => {
+    const { host, machine, events } = makeSleepy();
+    await machine.cont();
+    host.sleep();
+    machine.reset();
+    expect([machine.runState, host.running, host.suspended]).toEqual(["prelaunch", false, false]);
+    await machine.cont();
+    expect(machine.runState).toBe("running");
+    expect(events).toEqual(["RESUME", "SUSPEND", "RESET", "RESUME"]);
+    await machine.stop();
+  });
+
+  test("sleeps on where its migration was cancelled", async () => {
+    const { host, machine, events } = makeSleepy();
+    machine.migration.setCapabilities({ "pause-before-switchover": true, "mapped-ram": true });
+    await machine.cont();
+    host.sleep();
+    await machine.migration.migrate({ uri: `file:${workDir.file("vm.ram")}` });
+    await statusReaches(machine, "pre-switchover");
+    expect(machine.runState).toBe("finish-migrate");
+    machine.migration.cancel();
+    await statusReaches(machine, "cancelled");
+    expect([machine.runState, host.running]).toEqual(["suspended", true]);
+    expect(events).toEqual(["RESUME", "SUSPEND", "STOP", "RESUME"]);
+    await machine.stop();
+  });
+
+  test.each([
+    ["in a machine that ran", false, "suspended", ["RESUME", "WAKEUP"]],
+    ["in a machine that was stopped", true, "paused", ["RESUME", "WAKEUP"]],
+  ])("arrives asleep %s", async (_, stopped, state, expected) => {
+    const uri = `file:${workDir.file("vm.ram")}`;
+    const source = makeSleepy();
+    source.machine.migration.setCapabilities({ "mapped-ram": true });
+    await source.machine.cont();
+    source.host.sleep();
+    if (stopped) await source.machine.stop();
+    await source.machine.migration.migrate({ uri });
+    await statusReaches(source.machine, "completed");
+    const { host, machine, events } = makeSleepy({ incoming: true });
+    machine.migration.setCapabilities({ "mapped-ram": true });
+    await machine.incoming({ uri }, false);
+    await statusReaches(machine, "completed", "failed");
+    expect([machine.runState, host.suspended]).toEqual([state, true]);
+    if (stopped) await machine.cont();
+    machine.wakeUp();
+    expect([machine.runState, host.running, host.suspended]).toEqual(["running", true, false]);
+    expect(events).toEqual(expected);
+    await machine.stop();
+  });
+
+  test("is not possible in machines that cannot wake it", async () => {
+    const { machine } = make();
+    await machine.cont();
+    expect(() => machine.wakeUp()).toThrow("wake-up from suspend is not supported by this guest");
+    await machine.stop();
   });
 });
 

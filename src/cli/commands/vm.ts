@@ -19,6 +19,7 @@ import { reportError } from "../report-error.js";
 /** The options of `ramport vm` as they are parsed; a name is QEMU's. */
 export interface VmFlags {
   readonly m?: string;
+  readonly machine?: string;
   readonly kernel?: string;
   readonly multiboot?: string;
   readonly initrd?: string;
@@ -130,6 +131,7 @@ function optionsFrom(flags: VmFlags): VmOptions {
   return {
     memoryBytes: flags.m === undefined ? DEFAULT_MEMORY_BYTES : memorySize(flags.m),
     images: Object.fromEntries(Object.entries(images).filter(([, value]) => value !== undefined)),
+    acpi: hasAcpi(flags.machine),
     serial: chardevs,
     monitors: qmp.map((text) => parseSocketChardev(text, "-qmp")),
     autostart: flags.S !== true,
@@ -148,6 +150,15 @@ function optionsFrom(flags: VmFlags): VmOptions {
 function memorySize(text: string): number {
   const size = text.replace(/^size=/, "");
   return byteCount("-m")(/^\d+$/.test(size) ? `${size}M` : size);
+}
+
+/** QEMU's `-machine acpi=on`: the rest of what it takes there means nothing for a v86. */
+function hasAcpi(text: string | undefined): boolean {
+  if (text === undefined || text === "acpi=off") return false;
+  if (text === "acpi=on") return true;
+  throw new UsageError(`-machine does not understand "${printable(text)}"`, {
+    hint: "write acpi=on or acpi=off",
+  });
 }
 
 /** QEMU's `-name NAME,...` and `-name guest=NAME`. */

@@ -12,6 +12,10 @@ export function addVm(program: Command): void {
     .command("vm")
     .description("Run a v86 machine, with QEMU's options, monitor and migration. Needs the npm package v86.")
     .addOption(new Option("-m <size>", "RAM in MiB, or with K, M or G; default 128M"))
+    .option(
+      "--machine <setting>",
+      "acpi=on: with ACPI's registers, so that the guest can sleep (S3); default acpi=off",
+    )
     .option("--kernel <file>", "a Multiboot image, or a Linux kernel (needs -bios)")
     .option("--initrd <file>", "initial RAM disk")
     .option("--append <text>", "the kernel's command line")
