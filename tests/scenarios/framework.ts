@@ -30,6 +30,21 @@ const GUEST = buildMultibootImage({
   togglingRange: { start: 6 * MIB, end: 13 * (MIB / 2) },
 });
 
+/** Like it, but it goes to sleep (ACPI S3) after its third pass, and goes on when it is woken (`suspend_me`). */
+export const SLEEPER: Pick<PairOptions, "source" | "target"> = {
+  source: {
+    guest: buildMultibootImage({
+      staticRange: { start: 2 * MIB, end: 5 * MIB },
+      staticPagesPerPass: 256,
+      dirtyRange: { start: 5 * MIB, end: 6 * MIB },
+      togglingRange: { start: 6 * MIB, end: 13 * (MIB / 2) },
+      sleepAfterPass: 3,
+    }),
+    args: ["-machine", "acpi=on"],
+  },
+  target: { args: ["-machine", "acpi=on"] },
+};
+
 /** What is waited for comes in a second or two, unless something is broken. */
 const WAIT_MS = 30_000;
 
@@ -274,6 +289,23 @@ export async function expectGoesOn({ from, to }: MachinePair): Promise<void> {
   expect(await from.runState()).toBe("postmigrate");
 }
 
+/** The guest has gone to sleep (`wait_for_suspend`). */
+export async function waitForSuspend({ from }: MachinePair): Promise<void> {
+  await from.waitForEvent("SUSPEND");
+  await from.vm.waitForPass(3);
+  expect(await from.runState()).toBe("suspended");
+  expect(lastPass(from).pass).toBe(3);
+}
+
+/** The guest sleeps at the destination as it did at the source, and is woken there. */
+export async function wakeUp({ to }: MachinePair): Promise<void> {
+  expect(await to.runState()).toBe("suspended");
+  expect(to.vm.serial.text).toBe("");
+  await to.qmp("system_wakeup");
+  await to.waitForEvent("WAKEUP");
+  expect(await to.runState()).toBe("running");
+}
+
 /** The guest goes on where it always was. */
 export async function expectRunsOn(machine: ScenarioMachine): Promise<void> {
   expect(await machine.runState()).toBe("running");
@@ -355,10 +387,11 @@ export async function expectCompleted(
  *
  * @param options.resumed Whether the guest starts by itself.
  * @param options.deferred Whether the migration was announced when somebody listened to events.
+ * @param options.asleep Whether the guest sleeps.
  */
 export async function expectLoaded(
   { to }: Pick<MachinePair, "to">,
-  options: { readonly resumed: boolean; readonly deferred: boolean },
+  options: { readonly resumed: boolean; readonly deferred: boolean; readonly asleep?: boolean },
 ): Promise<void> {
   expect(await to.waitForComplete()).toEqual({ status: "completed" });
   expect(to.events).toEqual([
@@ -367,7 +400,8 @@ export async function expectLoaded(
     ...(options.resumed ? ["RESUME"] : []),
     "MIGRATION completed",
   ]);
-  expect(await to.runState()).toBe(options.resumed ? "running" : "paused");
+  const live = options.asleep === true ? "suspended" : "running";
+  expect(await to.runState()).toBe(options.resumed ? live : "paused");
 }
 
 function expectEndsWith(events: readonly string[], end: readonly string[]): void {

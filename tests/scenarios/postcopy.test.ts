@@ -4,24 +4,31 @@ import { connect, createServer, type Server, type Socket } from "node:net";
 import { once } from "node:events";
 import { describe, expect, onTestFinished, test } from "vitest";
 
+import { waitForTransfer } from "../support/migrating-guest.js";
 import { useWorkDir } from "../support/work-dir.js";
 import {
   connectUri,
   endMachinesAfterEach,
   ensureNonConverge,
   expectGoesOn,
+  lastPass,
   type MachinePair,
   migrate,
   migrateIncoming,
+  type PairOptions,
   type ScenarioMachine,
   setParameters,
+  SLEEPER,
   startPair,
   waitForDirtyMemory,
+  waitForSuspend,
+  wakeUp,
 } from "./framework.js";
 
 const workDir = useWorkDir();
 endMachinesAfterEach();
 
+const MIB = 1 << 20;
 const PREEMPT = ["postcopy-preempt"];
 /** What both sides go through, as seen of QEMU 11.1. */
 const SOURCE = ["setup", "active", "device", "postcopy-device", "postcopy-active"];
@@ -29,14 +36,35 @@ const TARGET = ["setup", "active", "postcopy-device", "postcopy-active"];
 
 /** `migrate_postcopy_prepare`: a migration that does not converge, in its second pass. */
 async function preparePostcopy(capabilities: readonly string[] = []): Promise<MachinePair> {
-  const pair = await startPair({
-    incoming: "defer",
-    capabilities: ["postcopy-ram", "postcopy-blocktime", ...capabilities],
-  });
+  const pair = await startPostcopyPair(capabilities);
   await ensureNonConverge(pair.from);
   await migrateIncoming(pair.to, "tcp:127.0.0.1:0");
   await migrate(pair);
   await waitForDirtyMemory(pair);
+  return pair;
+}
+
+function startPostcopyPair(
+  capabilities: readonly string[],
+  guest: Pick<PairOptions, "source" | "target"> = {},
+): Promise<MachinePair> {
+  return startPair({
+    incoming: "defer",
+    capabilities: ["postcopy-ram", "postcopy-blocktime", ...capabilities],
+    ...guest,
+  });
+}
+
+/** The same with a guest that sleeps: it changes nothing, so that there is only one pass. */
+async function prepareAsleep(capabilities: readonly string[]): Promise<MachinePair> {
+  const pair = await startPostcopyPair(capabilities, SLEEPER);
+  const { from, to } = pair;
+  // That pass takes four seconds and a half.
+  await setParameters(from, { "max-bandwidth": MIB, "downtime-limit": 1 });
+  await migrateIncoming(to, "tcp:127.0.0.1:0");
+  await waitForSuspend(pair);
+  await migrate(pair);
+  await waitForTransfer(from.vm, MIB / 2);
   return pair;
 }
 
@@ -48,10 +76,11 @@ async function startPostcopy({ from, to }: MachinePair): Promise<void> {
 }
 
 /** `migrate_postcopy_complete`, and that the guest is what it was and only at the destination. */
-async function completePostcopy(pair: MachinePair): Promise<void> {
+async function completePostcopy(pair: MachinePair, asleep = false): Promise<void> {
   const { from, to } = pair;
   const { ram = {}, ...answer } = await from.waitForComplete();
   const blocktime = await to.waitForComplete();
+  if (asleep) await wakeUp(pair);
   await expectGoesOn(pair);
   expect(Object.keys(answer).sort()).toEqual(["downtime", "setup-time", "status", "total-time"]);
   expect(ram.remaining).toBe(0);
@@ -171,6 +200,35 @@ describe("/migration/postcopy", () => {
     await completePostcopy(pair);
     expect(pair.from.statuses).toEqual([...SOURCE, "completed"]);
     expect(pair.to.statuses).toEqual([...TARGET, "completed"]);
+  });
+
+  test.each([
+    ["/migration/postcopy/suspend", []],
+    ["/migration/postcopy/suspend, with postcopy-preempt", PREEMPT],
+  ])("%s", async (_, capabilities) => {
+    const pair = await prepareAsleep(capabilities);
+    const { from, to } = pair;
+    await startPostcopy(pair);
+    expect(await to.runState()).toBe("suspended");
+    await expect(from.qmp("system_wakeup")).rejects.toThrow(/not in suspended state/);
+    await completePostcopy(pair, true);
+    expect(to.events.filter((text) => !text.startsWith("MIGRATION"))).toEqual(["RESUME", "WAKEUP"]);
+    expect(from.statuses).toEqual([...SOURCE, "completed"]);
+    expect(to.statuses).toEqual([...TARGET, "completed"]);
+  });
+
+  // Its memory is needed for that: where it is to be woken, and what it does then.
+  test("/migration/postcopy/suspend, woken while most of its memory is at the source", async () => {
+    const pair = await prepareAsleep([]);
+    const { from, to } = pair;
+    await setParameters(from, { "max-postcopy-bandwidth": MIB });
+    await startPostcopy(pair);
+    expect((await to.queryMigrate()).status).toBe("postcopy-active");
+    await wakeUp(pair);
+    await to.vm.waitForPass(lastPass(from).pass + 1);
+    await setParameters(from, { "max-postcopy-bandwidth": 0 });
+    await completePostcopy(pair);
+    expect((await from.queryMigrate()).ram?.["postcopy-requests"]).toBeGreaterThan(0);
   });
 
   // The guest goes on asking for pages: mostly it waits for one when the connection breaks.

@@ -5,6 +5,7 @@ import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { once } from "node:events";
 import { describe, expect, test } from "vitest";
 
+import { waitForTransfer } from "../support/migrating-guest.js";
 import { useWorkDir } from "../support/work-dir.js";
 import {
   connectUri,
@@ -23,10 +24,13 @@ import {
   type MigrationAnswer,
   setCapabilities,
   setParameters,
+  SLEEPER,
   startMachine,
   startPair,
   stopSource,
   waitForDirtyMemory,
+  waitForSuspend,
+  wakeUp,
 } from "./framework.js";
 
 const workDir = useWorkDir();
@@ -72,6 +76,35 @@ describe("/migration/precopy", () => {
   test("/migration/precopy/unix/plain", async () => {
     const pair = await startPair({ incoming: socketUri() });
     await migrateLive(pair);
+  });
+
+  test("/migration/precopy/unix/suspend/live", async () => {
+    const pair = await startPair({ incoming: socketUri(), ...SLEEPER });
+    const { from } = pair;
+    await waitForSuspend(pair);
+    await ensureNonConverge(from);
+    await migrate(pair);
+    await waitForTransfer(from.vm, 1 << 19);
+    await ensureConverge(from);
+    await expectCompleted(pair, { live: true });
+    await expectLoaded(pair, { resumed: true, deferred: false, asleep: true });
+    await wakeUp(pair);
+    await expectGoesOn(pair);
+  });
+
+  test("/migration/precopy/unix/suspend/notlive", async () => {
+    const pair = await startPair({ incoming: socketUri(), ...SLEEPER });
+    const { from, to } = pair;
+    await waitForSuspend(pair);
+    await stopSource(pair);
+    await ensureConverge(from);
+    await migrate(pair);
+    await expectCompleted(pair, { live: false });
+    await expectLoaded(pair, { resumed: false, deferred: false });
+    await to.qmp("cont");
+    await to.waitForEvent("RESUME");
+    await wakeUp(pair);
+    await expectGoesOn(pair);
   });
 
   test("/migration/precopy/tcp/plain", async () => {
