@@ -12,29 +12,47 @@ import {
   type PostcopyConnection,
   resumeLazyLoad,
 } from "../../src/engine/index.js";
+import { VirtualMachine } from "../../src/vm/index.js";
 import { describeWithQemu } from "../support/describe-with-qemu.js";
 import { LazyDestination, load, type Saved, saved, SLOW_FILL } from "../support/lazy-load.js";
 import {
   expectGoesOn,
+  GUEST_MEMORY_BYTES,
+  guestMachine,
+  guestState,
   migrationEnd,
   migrationOf,
+  setCapabilities,
   SLEEP_PASS,
   SLEEPING_WORKLOAD,
   statusOf,
+  waitForTransfer,
 } from "../support/migrating-guest.js";
-import { expectSameMemory, startPostcopy, type StartedPostcopy } from "../support/qemu-goes-postcopy.js";
-import type { QemuMachine, QemuVersion } from "../support/qemu.js";
+import { toyHostFor } from "../support/postcopy-from-qemu.js";
+import type { PostcopyToyHost } from "../support/postcopy-host.js";
+import {
+  expectMemoryOf,
+  expectSameMemory,
+  startPostcopy,
+  type StartedPostcopy,
+} from "../support/qemu-goes-postcopy.js";
+import { type QemuMachine, type QemuVersion, startQemu } from "../support/qemu.js";
 import { socketPair } from "../support/socket-pair.js";
 import { useWorkDir } from "../support/work-dir.js";
 
 const workDir = useWorkDir();
 
+const MIB = 1 << 20;
 const SLEEPER = { guestImage: buildBootSector(SLEEPING_WORKLOAD) };
 /**
  * QEMU_VM_COMMAND, a command, and half of its length. QEMU's test sends the first byte; on a socket QEMU 11.1 waits for four
  * before it takes the connection, to see what it is.
  */
 const FIRST_BYTES = Uint8Array.of(8, 0, 1, 0);
+
+async function isAsleep(machine: QemuMachine): Promise<void> {
+  await expect.poll(() => statusOf(machine)).toBe("suspended");
+}
 
 /** What a QEMU with `events` on said of its migration, from its first status on. */
 function statusesOf({ events }: QemuMachine): string[] {
@@ -175,19 +193,60 @@ describe.each(["10.0", "11.1"] as const)("from QEMU %s to the engine", (version)
       expect(started.load.states.map(({ status }) => status)).toEqual(["postcopy-active", "completed"]);
     });
 
+    // Its guest can only be woken among QEMU's devices: it goes on to a QEMU, with what came by postcopy.
     test("/migration/postcopy/suspend", async () => {
-      const started = await startPostcopy(workDir, version, {
-        preempt: false,
-        sleeps: true,
-        machine: SLEEPER,
-      });
-      await expectSameMemory(workDir, started);
-      const { wasRunning, wasSuspended } = await started.load.ended;
-      expect({ wasRunning, wasSuspended }).toEqual({ wasRunning: true, wasSuspended: true });
-      expect(started.host.suspended).toBe(true);
+      const { source, host, machine, events } = await startAsleep(version);
+      await machine.incoming({ uri: `unix:${workDir.file("socket")}` }, false);
+      await source.qmp("migrate", { uri: `unix:${workDir.file("socket")}` });
+      await waitForTransfer(source, MIB);
+      await source.qmp("migrate-start-postcopy");
+      expect(await migrationEnd(source)).toBe("completed");
+      const { ram } = (await source.qmp("query-migrate")) as { ram: Record<string, number> };
+      expect(ram["postcopy-bytes"]).toBeGreaterThan(MIB);
+      await expect.poll(() => machine.migration.info().status).toBe("completed");
+      expect([machine.runState, host.running, host.suspended]).toEqual(["suspended", true, true]);
+      expect(events).toEqual([
+        ...["setup", "active", "postcopy-device", "postcopy-active"],
+        ...["RESUME", "completed"],
+      ]);
+      expect(() => machine.wakeUp()).toThrow("wake-up from suspend is not supported by this guest");
+      expect(machine.runState).toBe("suspended");
+      await expectMemoryOf(source, host, workDir);
+
+      machine.migration.setCapabilities({ "postcopy-ram": false });
+      const next = await startQemu(guestMachine(workDir.path, { version, incoming: "defer", ...SLEEPER }));
+      await next.qmp("migrate-incoming", { uri: `unix:${workDir.file("next")}` });
+      await machine.migration.migrate({ uri: `unix:${workDir.file("next")}` });
+      expect(await migrationEnd(next)).toBe("completed");
+      await expect.poll(() => machine.runState).toBe("postmigrate");
+      await isAsleep(next);
+      expect(next.serial.text).toBe("");
+      await next.qmp("system_wakeup");
+      await expectGoesOn(next, guestState(source));
     });
   });
 });
+
+/** A QEMU whose guest sleeps, ready to go over to postcopy, and a machine of the engine to which it can go. */
+async function startAsleep(version: QemuVersion): Promise<{
+  readonly source: QemuMachine;
+  readonly host: PostcopyToyHost;
+  readonly machine: VirtualMachine;
+  readonly events: readonly string[];
+}> {
+  const source = await startQemu(guestMachine(workDir.path, { version, ...SLEEPER }));
+  await isAsleep(source);
+  await setCapabilities(source, "postcopy-ram");
+  // The only pass takes a few seconds.
+  await source.qmp("migrate-set-parameters", { "max-bandwidth": 3 * MIB, "downtime-limit": 1 });
+  const host = Object.assign(await toyHostFor(source), { reset: () => undefined });
+  const machine = new VirtualMachine(host, { memoryBytes: GUEST_MEMORY_BYTES, incoming: true });
+  onTestFinished(() => machine.close());
+  machine.migration.setCapabilities({ "postcopy-ram": true, events: true });
+  const events: string[] = [];
+  machine.onEvent((event) => events.push(event.name === "MIGRATION" ? event.data.status : event.name));
+  return { source, host, machine, events };
+}
 
 /** A lazy load, from a snapshot of the guest, with the guest at the destination running. */
 interface StartedLoad {
@@ -327,14 +386,13 @@ describeWithQemu("11.1", "/migration/postcopy, from the engine to QEMU", () => {
 describe.each(["10.0", "11.1"] as const)("from the engine to QEMU %s", (version) => {
   describeWithQemu(version, "/migration/postcopy", () => {
     test("/migration/postcopy/suspend", async () => {
-      const asleep = (machine: QemuMachine) => expect.poll(() => statusOf(machine)).toBe("suspended");
-      const snapshot = await saved(workDir, version, SLEEPER, asleep);
+      const snapshot = await saved(workDir, version, SLEEPER, isAsleep);
       expect(snapshot.state.last.pass).toBe(SLEEP_PASS);
       const destination = await LazyDestination.start(workDir, version, [], SLEEPER);
       const { machine } = destination;
       await load(snapshot, await destination.open("migrate-incoming"), SLOW_FILL);
       expect(await migrationEnd(machine)).toBe("completed");
-      await asleep(machine);
+      await isAsleep(machine);
       expect(machine.serial.text).toBe("");
       await machine.qmp("system_wakeup");
       await expectGoesOn(machine, snapshot.state);

@@ -188,7 +188,10 @@ export class PostcopyToyHost implements MigrationHost, PostcopyHost {
   }
 
   saveDevices(): readonly DeviceState[] {
-    return this.devices;
+    return this.devices.map((device) => ({
+      ...device,
+      fields: [{ name: "payload", type: "buffer", size: device.payload.length }],
+    }));
   }
 
   checkDevices(): void {
