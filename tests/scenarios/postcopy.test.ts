@@ -131,13 +131,13 @@ async function pausePostcopy(capabilities: readonly string[], stopped: boolean):
 }
 
 /** The rest of it: a new connection, and full speed. */
-async function recoverPostcopy(pair: MachinePair): Promise<void> {
+async function recoverPostcopy(pair: MachinePair, asleep = false): Promise<void> {
   const { from, to } = pair;
   const uri = `unix:${workDir.file("migsocket-recover")}`;
   await to.qmp("migrate-recover", { uri });
   await resumePostcopy(from, uri);
   if ((await to.runState()) === "paused") await to.qmp("cont");
-  await completePostcopy(pair);
+  await completePostcopy(pair, asleep);
 }
 
 async function resumePostcopy(from: ScenarioMachine, uri: string): Promise<void> {
@@ -229,6 +229,22 @@ describe("/migration/postcopy", () => {
     await setParameters(from, { "max-postcopy-bandwidth": 0 });
     await completePostcopy(pair);
     expect((await from.queryMigrate()).ram?.["postcopy-requests"]).toBeGreaterThan(0);
+  });
+
+  // It asks for no page: the monitor surely answers.
+  test("/migration/postcopy/recovery/plain, with a guest that sleeps", async () => {
+    const pair = await prepareAsleep([]);
+    const { from, to } = pair;
+    await setParameters(from, { "max-postcopy-bandwidth": 4096 });
+    await startPostcopy(pair);
+    await from.waitForStatus("postcopy-active");
+    await from.qmp("migrate-pause");
+    await waitForPaused(from);
+    await waitForPaused(to);
+    // What it does first may need a page that cannot come now.
+    await expect(to.qmp("system_wakeup")).rejects.toThrow(/while its memory cannot come/);
+    await recoverPostcopy(pair, true);
+    expectStatuses(pair, { source: [FULL_SOURCE], target: [FULL_TARGET] });
   });
 
   // The guest goes on asking for pages: mostly it waits for one when the connection breaks.
