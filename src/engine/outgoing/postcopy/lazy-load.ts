@@ -135,6 +135,8 @@ export async function resumeLazyLoad(
 
 const SLICE_BYTES = 128 << 10;
 const SLICE_BYTES_BESIDE_PREEMPT = 256 << 10;
+/** Longer than a guest takes to use the few thousand pages that it was given in front; short beside what the fill takes. */
+const HEAD_START_MS = 250;
 
 class LazyLoad {
   readonly #options: LazyLoadOptions;
@@ -167,6 +169,7 @@ class LazyLoad {
       ...(zeroPagesWhenAsked === undefined ? {} : { zeroPagesWhenAsked }),
       ...(mostRecorded === undefined ? {} : { mostRecorded }),
       ...(recording === undefined ? {} : { recording }),
+      ...(options.prefetch?.when === "before-run" ? { headStartMs: HEAD_START_MS } : {}),
       onSent: () => this.#showProgress(),
       onAllSent: () => this.#reach("all-sent"),
     });

@@ -26,6 +26,11 @@ export interface PageServerOptions {
   readonly mostRecorded?: number;
   /** Sends each page that is asked for alone at first, and no others, so that the requests are all that the guest uses. */
   readonly recording?: RecordingLimits;
+  /**
+   * Milliseconds from when the devices are loaded in which nothing goes out that nobody asks for, and until the first request:
+   * for a guest that has its working set. Default 0.
+   */
+  readonly headStartMs?: number;
   readonly clock?: Clock;
   /** Called after each write. */
   readonly onSent?: () => void;

@@ -8,6 +8,7 @@ import { encodeRamPartEnd } from "../../stream-frames.js";
 import { Alarm } from "./alarm.js";
 import { BackgroundFill, FillRate, pagesIn } from "./background-fill.js";
 import { type PostcopyConnection, tooEarly } from "./connection.js";
+import { HeadStart } from "./head-start.js";
 import type { PageServerOptions } from "./page-server-options.js";
 import { PageRecords } from "./page-records.js";
 import { checkHostPages, type PageSource } from "./page-source.js";
@@ -47,6 +48,7 @@ export class PageServer {
   readonly #fill: BackgroundFill;
   readonly #rate: FillRate;
   readonly #recording: RecordingWindow;
+  readonly #headStart: HeadStart;
   readonly #counters: PostcopyCounters;
   readonly #sliceBytes: number;
   readonly #mainRecords: PageRecords;
@@ -72,6 +74,7 @@ export class PageServer {
     this.#rate = new FillRate(this.#clock, options.fillBytesPerSecond ?? (() => 0));
     this.#counters = new PostcopyCounters(options.mostRecorded);
     this.#recording = new RecordingWindow(this.#clock, options.recording);
+    this.#headStart = new HeadStart(this.#clock, options.headStartMs ?? 0);
     this.#sliceBytes = options.sliceBytes ?? SLICE_BYTES;
     this.#mainRecords = new PageRecords(source, Math.max(this.#sliceBytes, this.#clusterBytes));
   }
@@ -99,6 +102,7 @@ export class PageServer {
   readonly request = (request: PageRequest, offset: number): void => {
     this.#counters.recordRequest(this.#queue.add(request, offset, this.#clock.now()));
     this.#recording.asked();
+    this.#headStart.asked();
     if (this.#counters.isFull) this.#recording.close();
     this.#preemptAlarm.ring();
     this.#mainAlarm.ring();
@@ -224,8 +228,11 @@ export class PageServer {
       await this.#write(connection, this.#mainRecords, main, neighbours);
       return 0;
     }
-    if (devicesLoaded) this.#recording.begin();
-    const waitMs = this.#mayFill ? this.#rate.waitMs() : LONGEST_WAIT_MS;
+    if (devicesLoaded) {
+      this.#recording.begin();
+      this.#headStart.begin();
+    }
+    const waitMs = this.#fillWaitMs();
     if (waitMs > 0) return waitMs;
     const runs = this.#takeSlice(devicesLoaded);
     if (runs.length === 0) return undefined;
@@ -359,9 +366,11 @@ export class PageServer {
     return this.#recording.isOpen ? 0 : (this.#options.clusterBytes ?? CLUSTER_BYTES);
   }
 
-  /** Whether pages may go out that nobody asked for; also when the guest has asked for all there is. */
-  get #mayFill(): boolean {
-    return this.sent.pendingBytes === 0 || this.#sendsZeroPages || !this.#recording.isOpen;
+  /** Milliseconds until pages may go out that nobody asked for; the guest is not waited for when it has asked for all there is. */
+  #fillWaitMs(): number {
+    const isEmpty = this.sent.pendingBytes === 0 || this.#sendsZeroPages;
+    const guestMs = this.#recording.isOpen ? LONGEST_WAIT_MS : this.#headStart.leftMs;
+    return Math.max(isEmpty ? 0 : guestMs, this.#rate.waitMs());
   }
 
   #hostPageSize(block: number): number {

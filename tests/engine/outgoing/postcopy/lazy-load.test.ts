@@ -240,6 +240,21 @@ describe("lazy load", () => {
     expect(destination.precopyPages).toBe(when === "before-run" ? most : 0);
   });
 
+  test("a guest that has its working set is left to itself for a moment, until it asks for something else", async () => {
+    const runs: NamedPageRun[] = [{ block: "pc.ram", start: 0, end: 600 }];
+    const fillMs = async (touches: number): Promise<number> => {
+      const random = new Random(3);
+      const { result } = await load(await snapshot(random), random, {
+        destination: { touches, touchesOfDevices: 0 },
+        options: { prefetch: { runs, budgetBytes: Infinity, when: "before-run" } },
+      });
+      const { "all-sent": sent = NaN, "devices-loaded": loaded = NaN } = result.milestones;
+      return sent - loaded;
+    };
+    expect(await fillMs(0)).toBeGreaterThanOrEqual(250);
+    expect(await fillMs(100)).toBeLessThan(200);
+  });
+
   test("all of it prefetched before the guest runs", async () => {
     const random = new Random(4);
     const vm = await snapshot(random);
