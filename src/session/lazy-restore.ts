@@ -22,6 +22,7 @@ import {
 } from "../snapshot/index.js";
 import type { MigrationSkeleton } from "../snapshot/migration-skeleton.js";
 import { migrationSkeletonOf } from "../snapshot/opened-snapshot.js";
+import { LazyCancel } from "./lazy-cancel.js";
 import { LazyConnections } from "./lazy-connections.js";
 import { didRun, explainRefusal, waitUntilCompleted } from "./lazy-guest.js";
 import { leaveMark, type LazyMark, makeMark, removeMark, takeOverMark } from "./lazy-mark.js";
@@ -54,6 +55,10 @@ const DEFAULT_PREFETCH_BYTES = 256 << 20;
 const RECORDING_QUIET_MS = 1000;
 const RECORDING_MOST_MS = 10_000;
 const POLL_MS = 5;
+/** How long a QEMU may take to read what was sent to it before the connection closed. */
+const VERDICT_MS = 5000;
+/** States of a destination that still reads. */
+const UNDECIDED: ReadonlySet<string> = new Set(["setup", "active", "device"]);
 const STILL_WAITS =
   "The guest still waits for a part of its memory: run the same command again when what went wrong is mended";
 
@@ -74,11 +79,14 @@ export class LazyRestore {
   readonly #identity: WorkingSetIdentity;
   readonly #parts: MigrationSkeleton;
   readonly #connections: LazyConnections;
+  readonly #cancel: LazyCancel;
   readonly #startMs = performance.now();
   /** Of target pages with content, what was not sent when it was last said; undefined when nothing was said yet. */
   #remainingBytes: number | undefined;
   #guestMs: number | undefined;
   #resumed = false;
+  /** Whether anything can have been sent. */
+  #isConnected = false;
   /** Ends when the guest is there and that was said; never fails. */
   #guestIsThere: Promise<void> = Promise.resolve();
 
@@ -91,12 +99,13 @@ export class LazyRestore {
     this.#options = options;
     this.#identity = workingSetIdentity(snapshot);
     this.#parts = migrationSkeletonOf(snapshot);
+    this.#cancel = new LazyCancel(signal);
     this.#connections = new LazyConnections({
       monitor,
       via: via === undefined ? undefined : parseVia(via),
       tls,
       qmpPath,
-      signal,
+      signal: this.#cancel.signal,
       onMessage,
     });
   }
@@ -104,10 +113,11 @@ export class LazyRestore {
   async run(): Promise<LazyRestoreResult> {
     const fingerprint = Buffer.from(this.#identity.fingerprint).toString("hex");
     const qmp = await this.#monitor.client();
-    const found = await findState(qmp, { fingerprint, path: this.#path });
     try {
+      const found = await findState(qmp, { fingerprint, path: this.#path });
       return await (found.kind === "waiting" ? this.#start(qmp, fingerprint) : this.#resume(qmp, found.mark));
     } finally {
+      this.#cancel.close();
       this.#connections.close();
     }
   }
@@ -144,11 +154,13 @@ export class LazyRestore {
         await applyMigrationSettings(qmp, abilities, settings).catch(explainRefusal);
         await this.#tellWhatGuestDoes(qmp);
         const channels = await this.#connections.listen();
+        this.#isConnected = true;
         const loading: Loading = { version: qmp.version, pages, preempt, plan };
         const loaded = await lazyLoadMappedRam(file, skeleton, channels, {
           ...this.#loadOptions(loading),
           head,
           onMilestone: (milestone: LazyLoadMilestone) => {
+            if (milestone === "package-sent") this.#cancel.packageSent();
             if (milestone === "devices-loaded") this.#watchGuest(qmp, pages);
           },
         });
@@ -215,13 +227,13 @@ export class LazyRestore {
 
   #loadOptions({ version, pages, preempt, plan }: Loading): LazyLoadOptions {
     const { clusterBytes, fillBytesPerSecond, prefetch = "before", prefetchBytes } = this.#options;
-    const { recordMs = RECORDING_MOST_MS, signal, onProgress } = this.#options;
+    const { recordMs = RECORDING_MOST_MS, onProgress } = this.#options;
     const when = prefetch === "before" ? "before-run" : "after-run";
     const known = plan?.known;
     return {
       pages,
       ...(clusterBytes === undefined ? {} : { clusterBytes }),
-      ...(signal === undefined ? {} : { signal }),
+      signal: this.#cancel.signal,
       ...(known === undefined
         ? {}
         : { prefetch: prefetchOf(known, when, prefetchBytes ?? DEFAULT_PREFETCH_BYTES) }),
@@ -255,7 +267,8 @@ export class LazyRestore {
 
   /** Says when the guest is there. The monitor answers when the pages have come that it may wait for itself. */
   #watchGuest(qmp: QmpClient, pages: PageSource): void {
-    const { signal, onGuest } = this.#options;
+    const { onGuest } = this.#options;
+    const { signal } = this.#cancel;
     const watch = async (): Promise<void> => {
       let guest: LazyGuest["guest"] | undefined;
       while (guest === undefined) {
@@ -271,7 +284,9 @@ export class LazyRestore {
       onGuest?.({ guest, elapsedMs: this.#guestMs, remainingBytes });
     };
     // Whatever is wrong with the QEMU, the load hears of it too.
-    this.#guestIsThere = watch().catch(() => undefined);
+    this.#guestIsThere = watch()
+      .catch(() => undefined)
+      .then(() => this.#cancel.guestDecided());
   }
 
   async #finish(
@@ -280,8 +295,9 @@ export class LazyRestore {
     { preempt, plan }: Loading,
   ): Promise<LazyRestoreResult> {
     await this.#guestIsThere;
-    const qmp = await this.#monitor.client(this.#options.signal);
-    await waitUntilCompleted(qmp, this.#options.signal);
+    const { signal } = this.#cancel;
+    const qmp = await this.#monitor.client(signal);
+    await waitUntilCompleted(qmp, signal);
     const { running } = await qmp.execute("query-status");
     await putBackSettings(qmp, mark.former);
     await removeMark(qmp);
@@ -319,7 +335,7 @@ export class LazyRestore {
     try {
       return await work();
     } catch (error) {
-      if (this.#guestMs !== undefined || this.#resumed || (await this.#isFilling())) {
+      if (this.#guestMs !== undefined || this.#resumed || (await this.#mayRunGuest())) {
         if (!(error instanceof CancelledError)) {
           if (await this.#isFilling()) this.#options.onMessage?.(STILL_WAITS);
           throw error;
@@ -339,13 +355,33 @@ export class LazyRestore {
   }
 
   async #isFilling(): Promise<boolean> {
+    return (await this.#migrationStatus()).startsWith("postcopy");
+  }
+
+  /**
+   * Whether the QEMU runs the guest, or will: what was sent before the connection closed, it still reads. It says so only when
+   * it has, and has failed when that was too little.
+   */
+  async #mayRunGuest(): Promise<boolean> {
+    if (!this.#isConnected) return false;
+    const limit = performance.now() + VERDICT_MS;
+    for (;;) {
+      const status = await this.#migrationStatus();
+      if (!UNDECIDED.has(status)) return status.startsWith("postcopy");
+      // Without a word from it, the mark is what does no harm.
+      if (performance.now() > limit) return true;
+      await sleep(POLL_MS);
+    }
+  }
+
+  /** `gone` for a QEMU that has ended. */
+  async #migrationStatus(): Promise<string> {
     try {
       const qmp = await this.#monitor.client();
-      const { status } = await qmp.execute("query-migrate", undefined, { timeoutMs: 2000 });
-      return status?.startsWith("postcopy") === true;
+      return (await qmp.execute("query-migrate", undefined, { timeoutMs: 2000 })).status ?? "none";
     } catch (error) {
       // No answer may mean that its main thread waits for a page.
-      return error instanceof MachineError && error.code === "timeout";
+      return error instanceof MachineError && error.code === "timeout" ? "postcopy-silent" : "gone";
     }
   }
 }
