@@ -1,11 +1,13 @@
+import { randomUUID } from "node:crypto";
 import os from "node:os";
 import process from "node:process";
 
 import * as v from "valibot";
 
-import { errnoCode } from "../channels/index.js";
 import { MachineError } from "../errors/index.js";
 import { type QmpClient, QmpCommandError } from "../qmp/index.js";
+import type { FileState } from "./file-changes.js";
+import { ownStartTime, processState } from "./process-state.js";
 import type { FormerSettings } from "./migration-settings.js";
 
 /** The name of the object that holds the mark. */
@@ -17,14 +19,28 @@ const CONTAINER = "/objects";
  */
 const TYPE = "authz-simple";
 const PROPERTY = "identity";
+/** A QEMU whose main thread waits for a page does not answer. */
+const ANSWER_MS = 2000;
 
+const whole = v.pipe(v.string(), v.regex(/^-?\d{1,20}$/));
 const schema = v.object({
-  version: v.literal(1),
+  version: v.literal(2),
   fingerprint: v.string(),
   path: v.string(),
   offset: v.number(),
-  pid: v.number(),
-  host: v.string(),
+  /** What the file was, in decimal: its device, inode and size, and when it was last written to in nanoseconds. */
+  file: v.object({ dev: whole, ino: whole, size: whole, mtimeNs: whole }),
+  /** The restore that serves the pages; absent when it has given up. */
+  server: v.optional(
+    v.object({
+      pid: v.number(),
+      host: v.string(),
+      /** When the process began, as the system says it: a number is given to another process later. */
+      startTime: v.optional(v.string()),
+      /** Of the restore: a process can have several. */
+      id: v.string(),
+    }),
+  ),
   former: v.object({
     capabilities: v.array(v.tuple([v.string(), v.boolean()])),
     parameters: v.record(v.string(), v.unknown()),
@@ -40,9 +56,31 @@ export interface LazyMark extends Omit<v.InferOutput<typeof schema>, "former"> {
   readonly former: FormerSettings;
 }
 
-/** A mark by this process. */
-export function makeMark(mark: Omit<LazyMark, "version" | "pid" | "host">): LazyMark {
-  return { version: 1, ...mark, pid: process.pid, host: os.hostname() };
+/** Restores of this process that serve pages. */
+const serving = new Set<string>();
+
+/** What is restored, and what has to be put back when it is. */
+export type MarkContent = Pick<LazyMark, "fingerprint" | "path" | "offset" | "former"> & {
+  readonly file: FileState;
+};
+
+/** A mark by this process, which serves from now on: {@link stopServing} says when it does not. */
+export function makeMark({ file, ...content }: MarkContent): LazyMark {
+  const id = randomUUID();
+  serving.add(id);
+  const startTime = ownStartTime();
+  const [dev, ino, size, mtimeNs] = [file.dev, file.ino, file.size, file.mtimeNs].map(String);
+  return {
+    version: 2,
+    ...content,
+    file: { dev, ino, size, mtimeNs } as LazyMark["file"],
+    server: { pid: process.pid, host: os.hostname(), id, ...(startTime === undefined ? {} : { startTime }) },
+  };
+}
+
+/** To be called when the restore that made a mark ends, however it does. */
+export function stopServing({ server }: LazyMark): void {
+  if (server !== undefined) serving.delete(server.id);
 }
 
 /**
@@ -61,10 +99,17 @@ export async function leaveMark(qmp: QmpClient, mark: LazyMark): Promise<void> {
   }
 }
 
-/** Says in the mark that this process serves the pages now. */
-export async function takeOverMark(qmp: QmpClient, mark: LazyMark): Promise<void> {
-  const value = JSON.stringify(makeMark(mark));
+/** Puts another mark in the place of the one that there is. */
+export async function replaceMark(qmp: QmpClient, mark: LazyMark): Promise<void> {
+  const value = JSON.stringify(mark);
   await qmp.execute("qom-set", { path: `${CONTAINER}/${MARK_ID}`, property: PROPERTY, value });
+}
+
+/** Says in the mark that nobody serves the pages any more; does not throw, and does not wait for long. */
+export async function giveUpMark(qmp: QmpClient, mark: LazyMark): Promise<void> {
+  const value = JSON.stringify({ ...mark, server: undefined });
+  const args = { path: `${CONTAINER}/${MARK_ID}`, property: PROPERTY, value };
+  await qmp.execute("qom-set", args, { timeoutMs: ANSWER_MS }).catch(() => undefined);
 }
 
 /**
@@ -89,13 +134,17 @@ export async function removeMark(qmp: QmpClient): Promise<void> {
   await qmp.execute("object-del", { id: MARK_ID }).catch(() => undefined);
 }
 
-/** Whether the process that left the mark lives; undefined when it is on another machine. */
-export function isServerAlive({ pid, host }: LazyMark): boolean | undefined {
+/** Whether the restore that left the mark still serves; undefined when its process is on another machine. */
+export function isServerAlive({ server }: LazyMark): boolean | undefined {
+  if (server === undefined) return false;
+  const { pid, host, startTime, id } = server;
   if (host !== os.hostname()) return undefined;
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return errnoCode(error) === "EPERM";
-  }
+  const state = processState(pid);
+  if (!state.isAlive || (startTime !== undefined && state.startTime !== startTime)) return false;
+  return pid !== process.pid || serving.has(id);
+}
+
+/** Who serves, in words. */
+export function serverName({ server }: LazyMark): string {
+  return server === undefined ? "a process" : `process ${server.pid} on ${server.host}`;
 }

@@ -22,6 +22,11 @@ export class Monitor {
     this.#reconnect = reconnect;
   }
 
+  /** The connection, where there is one now. */
+  get connected(): QmpClient | undefined {
+    return this.#client;
+  }
+
   /** Hangs up until the monitor is needed again; does nothing without a way to connect again. */
   async release(): Promise<void> {
     if (this.#reconnect === undefined) return;

@@ -22,10 +22,21 @@ import {
 } from "../snapshot/index.js";
 import type { MigrationSkeleton } from "../snapshot/migration-skeleton.js";
 import { migrationSkeletonOf } from "../snapshot/opened-snapshot.js";
+import type { FileState } from "./file-changes.js";
 import { LazyCancel } from "./lazy-cancel.js";
 import { LazyConnections } from "./lazy-connections.js";
 import { didRun, explainRefusal, waitUntilCompleted } from "./lazy-guest.js";
-import { leaveMark, type LazyMark, makeMark, removeMark, takeOverMark } from "./lazy-mark.js";
+import {
+  giveUpMark,
+  leaveMark,
+  type LazyMark,
+  makeMark,
+  type MarkContent,
+  removeMark,
+  replaceMark,
+  serverName,
+  stopServing,
+} from "./lazy-mark.js";
 import type { Monitor } from "./lazy-monitor.js";
 import type { LazyGuest, LazyRestoreOptions, LazyRestoreResult, WorkingSetUse } from "./lazy-options.js";
 import { pagesOfSnapshot } from "./lazy-pages.js";
@@ -74,6 +85,7 @@ interface Loading {
 export class LazyRestore {
   readonly #monitor: Monitor;
   readonly #path: string;
+  readonly #file: FileState;
   readonly #snapshot: Snapshot;
   readonly #options: LazyRestoreOptions;
   readonly #identity: WorkingSetIdentity;
@@ -87,14 +99,21 @@ export class LazyRestore {
   #resumed = false;
   /** Whether anything can have been sent. */
   #isConnected = false;
+  #mark: LazyMark | undefined;
   /** Ends when the guest is there and that was said; never fails. */
   #guestIsThere: Promise<void> = Promise.resolve();
 
-  /** @param path Absolute. */
-  constructor(monitor: Monitor, path: string, snapshot: Snapshot, options: LazyRestoreOptions) {
+  /** @param place Where the snapshot is, absolute, and what the file there was before anything was read of it. */
+  constructor(
+    monitor: Monitor,
+    { path, file }: { readonly path: string; readonly file: FileState },
+    snapshot: Snapshot,
+    options: LazyRestoreOptions,
+  ) {
     const { via, tls, qmpPath, signal, onMessage } = options;
     this.#monitor = monitor;
     this.#path = path;
+    this.#file = file;
     this.#snapshot = snapshot;
     this.#options = options;
     this.#identity = workingSetIdentity(snapshot);
@@ -114,9 +133,10 @@ export class LazyRestore {
     const fingerprint = Buffer.from(this.#identity.fingerprint).toString("hex");
     const qmp = await this.#monitor.client();
     try {
-      const found = await findState(qmp, { fingerprint, path: this.#path });
+      const found = await findState(qmp, { fingerprint, path: this.#path, file: this.#file });
       return await (found.kind === "waiting" ? this.#start(qmp, fingerprint) : this.#resume(qmp, found.mark));
     } finally {
+      if (this.#mark !== undefined) stopServing(this.#mark);
       this.#cancel.close();
       this.#connections.close();
     }
@@ -148,7 +168,7 @@ export class LazyRestore {
         parameters: qemuTls.parameters,
       };
       const former = formerSettings(abilities, settings);
-      const mark = makeMark({ fingerprint, path: this.#path, offset, former });
+      const mark = this.#newMark({ fingerprint, offset, former });
       await leaveMark(qmp, mark);
       return await this.#orCleanUp(mark, async () => {
         await applyMigrationSettings(qmp, abilities, settings).catch(explainRefusal);
@@ -171,14 +191,15 @@ export class LazyRestore {
     }
   }
 
-  async #resume(qmp: QmpClient, mark: LazyMark): Promise<LazyRestoreResult> {
+  async #resume(qmp: QmpClient, left: LazyMark): Promise<LazyRestoreResult> {
     const { onMessage } = this.#options;
-    onMessage?.(`The guest waits for pages of ${this.#path}: going on where process ${mark.pid} stopped`);
+    onMessage?.(`The guest waits for pages of ${this.#path}: going on where ${serverName(left)} stopped`);
     this.#resumed = true;
     const [ram, abilities] = await Promise.all([queryRamBlocks(qmp), queryMigrationAbilities(qmp)]);
     const pages = this.#openPages(ram);
     const preempt = abilities.capabilities.get(PREEMPT) === true;
-    await takeOverMark(qmp, mark);
+    const mark = this.#newMark(left);
+    await replaceMark(qmp, mark);
     return this.#orCleanUp(mark, async () => {
       const loading: Loading = { version: qmp.version, pages, preempt, plan: undefined };
       const channels = await this.#connections.recover();
@@ -189,6 +210,13 @@ export class LazyRestore {
       this.#watchGuest(qmp, pages);
       return this.#finish(await loaded, mark, loading);
     });
+  }
+
+  #newMark(content: Omit<MarkContent, "path" | "file">): LazyMark {
+    const { fingerprint, offset, former } = content;
+    const mark = makeMark({ fingerprint, path: this.#path, file: this.#file, offset, former });
+    this.#mark = mark;
+    return mark;
   }
 
   #openPages(ram: ReadonlyMap<string, QemuRamBlock>): PageSource {
@@ -336,6 +364,9 @@ export class LazyRestore {
       return await work();
     } catch (error) {
       if (this.#guestMs !== undefined || this.#resumed || (await this.#mayRunGuest())) {
+        // A process that lives on does not serve all the same.
+        const { connected } = this.#monitor;
+        if (connected !== undefined) await giveUpMark(connected, mark);
         if (!(error instanceof CancelledError)) {
           if (await this.#isFilling()) this.#options.onMessage?.(STILL_WAITS);
           throw error;

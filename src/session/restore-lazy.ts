@@ -30,16 +30,23 @@ export async function restoreVmLazily(
   throwIfAborted(options.signal);
   checkTls(options.tls, "client");
   const { streamOffset, signal, onProgress } = options;
+  const absolutePath = nodePath.resolve(path);
+  // Opening reads all of a stream. What is not there, or no file, is told of there.
+  const atFirst = fs.statSync(absolutePath, { bigint: true, throwIfNoEntry: false });
   const snapshot = await openSnapshot(path, {
     ...(streamOffset === undefined ? {} : { offset: streamOffset }),
     ...(signal === undefined ? {} : { signal }),
     ...(onProgress === undefined ? {} : { onProgress }),
   });
   const monitor = new Monitor(qmp, options.reconnect);
-  const absolutePath = nodePath.resolve(path);
   try {
-    const before = fs.statSync(absolutePath, { bigint: true });
-    const result = await new LazyRestore(monitor, absolutePath, snapshot, options).run();
+    const before = atFirst ?? fs.statSync(absolutePath, { bigint: true });
+    const result = await new LazyRestore(
+      monitor,
+      { path: absolutePath, file: before },
+      snapshot,
+      options,
+    ).run();
     expectUnchanged(absolutePath, before);
     return result;
   } finally {

@@ -17,7 +17,7 @@ import type { SavedByMethod, SaveJob, SaveMethodName, ZeroPageDetectionName } fr
 import { OutputOutOfReachError, saveByMappedRam } from "./save-native.js";
 import { saveByStream } from "./save-stream.js";
 import { parseVia, type SocketUri } from "./via.js";
-import { readMark } from "./lazy-mark.js";
+import { readMark, serverName } from "./lazy-mark.js";
 import { isUnderWay } from "./wait-migration.js";
 
 /** How to save a VM. */
@@ -157,7 +157,7 @@ async function checkNoMigration(qmp: QmpClient): Promise<void> {
       hint:
         status === "postcopy-paused"
           ? "nobody serves it now: run the same ramport restore --lazy again"
-          : `process ${mark.pid} sends them; query-migrate says completed when it is done`,
+          : `${serverName(mark)} sends them; query-migrate says completed when it is done`,
     },
   );
 }

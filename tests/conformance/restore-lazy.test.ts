@@ -1,6 +1,7 @@
 /** `ramport restore --lazy` into real QEMUs: the guest runs at once and checks every page that comes after it. */
 
-import { appendFileSync, copyFileSync, existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { appendFileSync, existsSync, readFileSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 
 import { buildBootSector } from "../../guests/boot-sector.js";
@@ -194,14 +195,47 @@ describeWithQemu("11.1", "restore --lazy: while the guest waits for pages", () =
     expect((await migrationOf(machine)).status).toBe("postcopy-active");
     const second = await ramport(lazily(saved.path, machine));
     expect(second.code).toBe(3);
-    expect(second.stderr).toContain(`being restored already: process ${pid} `);
+    expect(second.stderr).toContain(`is being served by process ${pid} on`);
     const saving = await ramport(["save", "--qmp", machine.qmpPath, workDir.file("second.ram")]);
     expect(saving.code).toBe(3);
-    expect(saving.stderr).toContain(`process ${pid} sends them`);
+    expect(saving.stderr).toMatch(new RegExp(`process ${pid} on .* sends them`));
     expect(await migrationEnd(machine)).toBe("completed");
     await expect.poll(() => existsSync(`/proc/${pid}`)).toBe(false);
     expect(readFileSync(log, "utf8")).toMatch(/The guest is running\n$/);
     await expectTidy(machine, before);
+    await expectGoesOn(machine, saved.state);
+  });
+
+  test("one who lost its connection and lives is not replaced; its file must be what it was", async () => {
+    const saved = await save("11.1", LARGE);
+    // A monitor has room for one client, and a process that stands still keeps it.
+    const monitor = workDir.file("second.qmp");
+    const args = ["-device", "VGA", "-device", "e1000", "-qmp", `unix:${monitor},server=on,wait=off`];
+    const machine = await waiting("11.1", { ...LARGE, args });
+    const run = await startSlowly(saved, machine);
+    run.kill("SIGSTOP");
+    await machine.qmp("migrate-pause");
+    await expect.poll(async () => (await migrationOf(machine)).status).toBe("postcopy-paused");
+    const second = await ramport(["restore", saved.path, "--qmp", monitor, "--lazy"]);
+    expect(second.code).toBe(3);
+    expect(second.stderr).toContain(`is being served by process ${run.process.pid} on`);
+    run.kill("SIGKILL");
+    await run.ended;
+    const copy = workDir.file("copy.ram");
+    execFileSync("cp", ["-p", saved.path, copy]);
+    utimesSync(saved.path, 1, 1);
+    const written = await ramport(lazily(saved.path, machine));
+    expect(written.code).toBe(2);
+    expect(written.stderr).toMatch(
+      /vm\.ram was written to since the guest began to run .*touch -d @\d+\.\d{9} /,
+    );
+    utimesSync(copy, 1, 1);
+    expect((await ramport(lazily(copy, machine))).stderr).toMatch(
+      /copy\.ram is no copy of .*vm\.ram as it was/,
+    );
+    const [, command = ""] = /(touch -d .*) \(cp -p/.exec(written.stderr) ?? [];
+    execFileSync("/bin/sh", ["-c", command]);
+    await ramportJson(lazily(saved.path, machine));
     await expectGoesOn(machine, saved.state);
   });
 
@@ -254,7 +288,7 @@ describeWithQemu("11.1", "restore --lazy: while the guest waits for pages", () =
     const saved = await save("11.1", LARGE);
     const machine = await waiting("11.1", LARGE);
     const whole = workDir.file("whole.ram");
-    copyFileSync(saved.path, whole);
+    execFileSync("cp", ["-p", saved.path, whole]);
     const run = await startSlowly(saved, machine);
     truncateSync(saved.path, 4096);
     const { code, stderr } = await run.ended;
@@ -269,7 +303,9 @@ describeWithQemu("11.1", "restore --lazy: while the guest waits for pages", () =
     const { path } = await save("11.1");
     const machine = await waiting("11.1");
     const former = { capabilities: [], parameters: {}, channelParameters: {} };
-    const mark = { version: 1, fingerprint: "", path, offset: 0, pid: 1, host: "elsewhere.invalid", former };
+    const file = { dev: "1", ino: "1", size: "1", mtimeNs: "1" };
+    const server = { pid: 1, host: "elsewhere.invalid", id: "1" };
+    const mark = { version: 2, fingerprint: "", path, offset: 0, file, server, former };
     const id = "ramport-lazy-restore";
     await machine.qmp("object-add", { "qom-type": "authz-simple", id, identity: JSON.stringify(mark) });
     const { code, stderr } = await ramport(lazily(path, machine));
