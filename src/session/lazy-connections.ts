@@ -56,7 +56,7 @@ export class LazyConnections {
    * @throws MachineError; CancelledError.
    */
   async listen(): Promise<PostcopyChannels> {
-    const qmp = await this.#meeting.monitor.client();
+    const qmp = await this.#meeting.monitor.client({ purpose: "have it listen" });
     const uri = this.#nextAddress();
     await qmp.execute("migrate-incoming", incomingArguments(qmp, uri));
     return this.#connect();
@@ -75,7 +75,7 @@ export class LazyConnections {
       throwIfAborted(signal);
       if (this.#attempts >= MOST_ATTEMPTS) throw givenUp(problem);
       if (this.#attempts > 0) await sleep(pauseMs(this.#attempts));
-      const qmp = await monitor.client(signal);
+      const qmp = await monitor.client({ purpose: "take the broken connection up again", signal });
       try {
         const oob = { oob: qmp.isOob, timeoutMs: ANSWER_MS };
         await qmp.execute("migrate-recover", { uri: this.#nextAddress() }, oob);
@@ -126,11 +126,14 @@ export class LazyConnections {
   async #isOver(qmp: QmpClient, error: unknown): Promise<boolean> {
     const isRefusal = error instanceof QmpCommandError;
     if (!isRefusal && error instanceof MachineError && error.code === "connection-closed") {
-      // The migration's own socket or the monitor's: the monitor's tells.
-      if (await isGone(qmp)) throw qemuGone(error);
+      // The migration's own socket or the monitor's: the monitor's tells, where it cannot be asked again.
+      if (await isGone(qmp)) {
+        if (!this.#meeting.monitor.canReconnect) throw qemuGone(error);
+        return false;
+      }
     }
     if (!(error instanceof MachineError)) throw error;
-    const status = await statusOf(qmp);
+    const status = await statusOf(qmp, this.#meeting.monitor.canReconnect);
     if (status === "failed" || status === "none") {
       throw new MachineError("migration-failed", "QEMU has given the restore up", {}, error);
     }
@@ -139,11 +142,12 @@ export class LazyConnections {
 }
 
 /** The state of the migration; undefined when the QEMU does not answer now. */
-async function statusOf(qmp: QmpClient): Promise<string | undefined> {
+async function statusOf(qmp: QmpClient, canReconnect: boolean): Promise<string | undefined> {
   try {
     return (await qmp.execute("query-migrate", undefined, { timeoutMs: ANSWER_MS })).status ?? "none";
   } catch (error) {
-    if (error instanceof MachineError && error.code === "connection-closed") throw qemuGone(error);
+    const isClosed = error instanceof MachineError && error.code === "connection-closed";
+    if (isClosed && !canReconnect) throw qemuGone(error);
     return undefined;
   }
 }

@@ -1,6 +1,6 @@
 import type { TlsCredentials } from "../channels/index.js";
 import type { PageServerStatistics, ProgressListener } from "../engine/index.js";
-import type { QmpClient } from "../qmp/index.js";
+import type { Reconnect } from "./lazy-monitor.js";
 
 /** How to restore a VM so that its guest runs at once. */
 export interface LazyRestoreOptions {
@@ -36,9 +36,9 @@ export interface LazyRestoreOptions {
   readonly qmpPath?: string;
   /**
    * Connects to the monitor once more. With it the monitor is let go of while pages are served, and connected to again at the
-   * end: it has room for one client.
+   * end: it has room for one client. Another client may have it for 60 s; `timeoutMs` and `signal` are for this attempt.
    */
-  readonly reconnect?: () => Promise<QmpClient>;
+  readonly reconnect?: Reconnect;
   /** Called once the guest runs, or is loaded and paused; its memory still comes in then. */
   readonly onGuest?: (guest: LazyGuest) => void;
   readonly signal?: AbortSignal;

@@ -68,6 +68,8 @@ const RECORDING_MOST_MS = 10_000;
 const POLL_MS = 5;
 /** How long a QEMU may take to read what was sent to it before the connection closed. */
 const VERDICT_MS = 5000;
+/** Its main thread may itself wait for a page, and then says nothing. */
+const SEE = { purpose: "see how it stands", mostMs: 2000 };
 /** States of a destination that still reads. */
 const UNDECIDED: ReadonlySet<string> = new Set(["setup", "active", "device"]);
 const STILL_WAITS =
@@ -100,6 +102,8 @@ export class LazyRestore {
   /** Whether anything can have been sent. */
   #isConnected = false;
   #mark: LazyMark | undefined;
+  /** Whether the guest has all of its memory. */
+  #hasAll = false;
   /** Ends when the guest is there and that was said; never fails. */
   #guestIsThere: Promise<void> = Promise.resolve();
 
@@ -131,7 +135,7 @@ export class LazyRestore {
 
   async run(): Promise<LazyRestoreResult> {
     const fingerprint = Buffer.from(this.#identity.fingerprint).toString("hex");
-    const qmp = await this.#monitor.client();
+    const qmp = await this.#monitor.client({ purpose: "begin" });
     try {
       const found = await findState(qmp, { fingerprint, path: this.#path, file: this.#file });
       return await (found.kind === "waiting" ? this.#start(qmp, fingerprint) : this.#resume(qmp, found.mark));
@@ -284,12 +288,17 @@ export class LazyRestore {
     const { onMessage } = this.#options;
     // A QEMU that could not load the devices has closed the connection too, and says why on its monitor.
     if (this.#guestMs === undefined) {
-      const word = await reasonOfDestination(await this.#monitor.client(), reason, 2);
+      const word = await reasonOfDestination(
+        await this.#monitor.client({ purpose: "hear why it broke off" }),
+        reason,
+        2,
+      );
       if (word !== reason) throw word;
     }
     onMessage?.(`The connection to QEMU broke (${reason.message}): taking it up again`);
     const channels = await this.#connections.recover();
     if (channels !== "completed") onMessage?.("The connection to QEMU stands again");
+    if (this.#guestMs !== undefined) await this.#monitor.release();
     return channels;
   }
 
@@ -322,13 +331,14 @@ export class LazyRestore {
     mark: LazyMark,
     { preempt, plan }: Loading,
   ): Promise<LazyRestoreResult> {
+    this.#hasAll = true;
     await this.#guestIsThere;
     const { signal } = this.#cancel;
-    const qmp = await this.#monitor.client(signal);
+    const purpose = "put the migration settings back, now that the guest has all of its memory";
+    const qmp = await this.#monitor.client({ purpose, signal });
     await waitUntilCompleted(qmp, signal);
     const { running } = await qmp.execute("query-status");
-    await putBackSettings(qmp, mark.former);
-    await removeMark(qmp);
+    await tidy(qmp, mark);
     const totalTimeMs = performance.now() - this.#startMs;
     const workingSet =
       plan === undefined || loaded === undefined ? undefined : await this.#keep(plan, loaded);
@@ -363,6 +373,11 @@ export class LazyRestore {
     try {
       return await work();
     } catch (error) {
+      if (this.#hasAll) {
+        const { connected } = this.#monitor;
+        if (connected !== undefined) await tidy(connected, mark);
+        throw error;
+      }
       if (this.#guestMs !== undefined || this.#resumed || (await this.#mayRunGuest())) {
         // A process that lives on does not serve all the same.
         const { connected } = this.#monitor;
@@ -376,11 +391,10 @@ export class LazyRestore {
           error,
         );
       }
-      const qmp = await this.#monitor.client().catch(() => undefined);
+      const qmp = await this.#monitor.client(SEE).catch(() => undefined);
       if (qmp === undefined) throw error;
       const reason = await reasonOfDestination(qmp, error);
-      await putBackSettings(qmp, mark.former);
-      await removeMark(qmp);
+      await tidy(qmp, mark);
       throw reason;
     }
   }
@@ -408,8 +422,8 @@ export class LazyRestore {
   /** `gone` for a QEMU that has ended. */
   async #migrationStatus(): Promise<string> {
     try {
-      const qmp = await this.#monitor.client();
-      return (await qmp.execute("query-migrate", undefined, { timeoutMs: 2000 })).status ?? "none";
+      const qmp = await this.#monitor.client(SEE);
+      return (await qmp.execute("query-migrate", undefined, { timeoutMs: SEE.mostMs })).status ?? "none";
     } catch (error) {
       // No answer may mean that its main thread waits for a page.
       return error instanceof MachineError && error.code === "timeout" ? "postcopy-silent" : "gone";
@@ -419,4 +433,10 @@ export class LazyRestore {
 
 function contentBytes({ blocks, targetPageSize }: PageSource): number {
   return blocks.reduce((sum, { content }) => sum + content.count(), 0) * targetPageSize;
+}
+
+/** Leaves nothing of a restore in the QEMU; does not throw. */
+async function tidy(qmp: QmpClient, { former }: LazyMark): Promise<void> {
+  await putBackSettings(qmp, former);
+  await removeMark(qmp);
 }

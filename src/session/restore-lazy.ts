@@ -38,7 +38,7 @@ export async function restoreVmLazily(
     ...(signal === undefined ? {} : { signal }),
     ...(onProgress === undefined ? {} : { onProgress }),
   });
-  const monitor = new Monitor(qmp, options.reconnect);
+  const monitor = new Monitor(qmp, options.reconnect, options.onMessage);
   try {
     const before = atFirst ?? fs.statSync(absolutePath, { bigint: true });
     const result = await new LazyRestore(

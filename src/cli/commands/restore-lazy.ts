@@ -64,7 +64,7 @@ async function serve(
     ...(options.cluster === undefined ? {} : { clusterBytes: options.cluster }),
     ...(options.prefetchBudget === undefined ? {} : { prefetchBytes: options.prefetchBudget }),
     ...(options.detachedServer === true
-      ? { reconnect: () => QmpClient.connect(address, { oob: "auto", signal: context.signal }) }
+      ? { reconnect: (limits) => QmpClient.connect(address, { oob: "auto", ...limits }) }
       : {}),
     streamOffset: offset,
     onGuest,
