@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { UsageError } from "../../errors/index.js";
+import { printable, UsageError } from "../../errors/index.js";
 
 /** A word of a command line with the value that belongs to it. */
 export interface QemuOption {
@@ -32,6 +32,16 @@ export interface OptionPart {
 
 /** What a QEMU is called by all who package it. */
 const QEMU_NAME = /^(qemu-system-.+|qemu-kvm.*|kvm)$/;
+
+/** What starts another program that stands behind its own options: nobody can tell here where these end. */
+const WRAPPERS = new Set(
+  (
+    "bwrap chroot chrt cgexec doas env firejail gdb gdbserver ionice ltrace nice nohup nsenter numactl perf pkexec prlimit " +
+    "runuser setarch setpriv setsid stdbuf strace sudo systemd-run taskset time timeout unshare valgrind"
+  ).split(" "),
+);
+/** The dynamic loader, by which a QEMU is started with other libraries. */
+const LOADER = /^ld(?:64)?(?:-[\w.-]+)?\.so(?:\.\d+)*$/;
 
 /** QEMU's options that take no value, of all versions since 7.2; every other one takes the next word, whatever it is. */
 const FLAGS = new Set([
@@ -76,18 +86,24 @@ const FLAGS = new Set([
 ]);
 
 /**
- * Divides a command line. What stands before the QEMU (`sudo`, a loader) belongs to the program; without a word that is called as
- * QEMUs are, the first one is the program.
+ * Divides a command line. The first word is the QEMU, whatever it is called; only behind a program that is known to start others
+ * (`sudo`, a loader) the QEMU is the first word that is called as QEMUs are.
  *
- * @throws UsageError for an empty one.
+ * @throws UsageError for an empty one, and when there is no such word.
  */
 export function parseQemuCommandLine(argv: readonly string[]): QemuCommandLine {
-  const found = argv.findIndex((word) => QEMU_NAME.test(word.slice(word.lastIndexOf("/") + 1)));
-  const end = Math.max(found, 0) + 1;
-  const program = argv.slice(0, end);
-  if (program.length === 0) {
+  const [first] = argv;
+  if (first === undefined) {
     throw new UsageError("There is no QEMU to start", { hint: "put its command line behind --" });
   }
+  const at = isWrapper(first) ? argv.findIndex((word) => QEMU_NAME.test(baseName(word))) : 0;
+  if (at < 0) {
+    throw new UsageError(`Which word behind ${printable(first)} is the QEMU cannot be told`, {
+      hint: "name it qemu-system-*, qemu-kvm or kvm, or put all but its options into a script",
+    });
+  }
+  const end = at + 1;
+  const program = argv.slice(0, end);
   const options: QemuOption[] = [];
   for (let index = end; index < argv.length; index++) {
     const word = argv[index] ?? "";
@@ -101,6 +117,15 @@ export function parseQemuCommandLine(argv: readonly string[]): QemuCommandLine {
     options.push({ name, word, ...(value === undefined ? {} : { value }) });
   }
   return { program, options };
+}
+
+function isWrapper(word: string): boolean {
+  const name = baseName(word);
+  return WRAPPERS.has(name) || LOADER.test(name);
+}
+
+function baseName(word: string): string {
+  return word.slice(word.lastIndexOf("/") + 1);
 }
 
 /** The words of a command line, as they are given to the system. */

@@ -31,11 +31,27 @@ describe("parseQemuCommandLine", () => {
     [["sudo", "-u", "qemu", "/usr/bin/qemu-system-x86_64", "-S"], 4],
     [["/lib/ld.so", "--library-path", "/a", "/opt/qemu-system-aarch64", "-S"], 4],
     [["/usr/libexec/qemu-kvm", "-S"], 1],
+    [["/lib64/ld-linux-x86-64.so.2", "--library-path", "/a", "/opt/qemu-system-aarch64", "-S"], 4],
     [["./my-own-qemu", "-S"], 1],
   ])("%j: the program has %i words", (argv, words) => {
     const { program, options } = parseQemuCommandLine(argv);
     expect(program).toEqual(argv.slice(0, words));
     expect(options).toEqual([{ name: "S", word: "-S" }]);
+  });
+
+  test("a value that is called as QEMUs are does not make another program of it", () => {
+    const { program, options } = parseQemuCommandLine(["/opt/vm", "-kernel", "/boot/kvm", "-m", "1G"]);
+    expect(program).toEqual(["/opt/vm"]);
+    expect(options.map(({ name, value }) => [name, value])).toEqual([
+      ["kernel", "/boot/kvm"],
+      ["m", "1G"],
+    ]);
+  });
+
+  test("behind a wrapper the QEMU has to be called as one", () => {
+    expect(() => parseQemuCommandLine(["/usr/bin/nice", "./vm", "-m", "1G"])).toThrow(
+      "Which word behind /usr/bin/nice is the QEMU cannot be told",
+    );
   });
 
   test("none at all", () => {
