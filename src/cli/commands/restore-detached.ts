@@ -9,7 +9,7 @@ import * as v from "valibot";
 
 import { systemError } from "../../channels/system-error.js";
 import { asError } from "../../errors/as-error.js";
-import { MachineError } from "../../errors/index.js";
+import { CancelledError, MachineError } from "../../errors/index.js";
 import type { LazyGuest, LazyRestoreResult } from "../../session/lazy-options.js";
 import { type CommandContext, type CommonOptions, printResult, withContext } from "../context.js";
 import { ExitCode, exitCodeOf } from "../exit-codes.js";
@@ -29,6 +29,8 @@ const reportSchema = v.variant("kind", [
 ]);
 type Report = v.InferOutput<typeof reportSchema>;
 
+const LEFT_WAITING =
+  "The restore was broken off: the guest waits for its memory until the same command is run again";
 /** How often the log says how far it is. */
 const LOG_EVERY_MS = 5000;
 
@@ -40,19 +42,11 @@ export async function restoreDetached(options: CommonOptions & { readonly log?: 
   const logPath = path.resolve(
     options.log ?? path.join(os.tmpdir(), `ramport-restore-${randomBytes(4).toString("hex")}.log`),
   );
-  const log = openLog(logPath);
-  let server: ChildProcess;
-  try {
-    const [, program = "", ...args] = process.argv;
-    const own = [...args.filter((arg) => arg !== "--detach"), "--detached-server"];
-    server = spawn(process.execPath, [...process.execArgv, program, ...own], {
-      detached: true,
-      stdio: ["ignore", log, log, "ipc"],
-    });
-  } finally {
-    fs.closeSync(log);
-  }
-  const report = await withContext(options, (context) => untilGuest(server, logPath, context));
+  // Started within: a signal that came between the start and its handling would leave a process that nobody knows of.
+  const { server, report } = await withContext(options, async (context) => {
+    const started = startServer(logPath);
+    return { server: started, report: await untilGuest(started, logPath, context) };
+  });
   if (report.kind === "failed") {
     process.stderr.write(`ramport: ${report.text}\n`);
     process.exitCode = report.exitCode;
@@ -68,7 +62,27 @@ export async function restoreDetached(options: CommonOptions & { readonly log?: 
   ]);
 }
 
-/** Waits for the first report that ends the waiting; a signal ends the server too. */
+/** Runs the same command once more, as the process that stays. */
+function startServer(logPath: string): ChildProcess {
+  const log = openLog(logPath);
+  try {
+    const [, program = "", ...args] = process.argv;
+    const own = [...args.filter((arg) => arg !== "--detach"), "--detached-server"];
+    return spawn(process.execPath, [...process.execArgv, program, ...own], {
+      detached: true,
+      stdio: ["ignore", log, log, "ipc"],
+    });
+  } finally {
+    fs.closeSync(log);
+  }
+}
+
+/**
+ * Waits for the first report that ends the waiting. A signal ends the server too: then its end is waited for, as it may have
+ * begun to say that the guest is there.
+ *
+ * @throws MachineError `io` when it ends without a word; CancelledError.
+ */
 async function untilGuest(
   server: ChildProcess,
   logPath: string,
@@ -78,18 +92,25 @@ async function untilGuest(
     server.kill("SIGTERM");
   };
   signal.addEventListener("abort", stop, { once: true });
+  if (signal.aborted) stop();
   try {
     return await new Promise((resolve, reject) => {
       server.once("error", (cause) => reject(systemError("Starting", process.execPath, cause)));
-      server.once("exit", (code) => {
+      let isGuestThere = false;
+      // Not before everything that it said has been read.
+      server.once("close", (code, killedBy) => {
+        if (signal.aborted) {
+          reject(new CancelledError(isGuestThere ? LEFT_WAITING : undefined));
+          return;
+        }
         const hint = `its log says more: ${logPath}`;
-        reject(
-          new MachineError("io", `The process that was to serve the pages ended with ${code}`, { hint }),
-        );
+        const message = `The process that was to serve the pages ended with ${code ?? killedBy}`;
+        reject(new MachineError("io", message, { hint }));
       });
       server.on("message", (message) => {
         const report = v.parse(reportSchema, message);
         if (report.kind === "message") onMessage(report.text);
+        else if (report.kind === "guest" && signal.aborted) isGuestThere = true;
         else resolve(report);
       });
     });
