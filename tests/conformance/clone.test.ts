@@ -1,8 +1,9 @@
 /** Clones: QEMUs whose memory is the snapshot itself. */
 
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
+  renameSync,
   chmodSync,
   closeSync,
   existsSync,
@@ -23,6 +24,7 @@ import { parseSerialReport } from "../../guests/serial-report.js";
 import { CancelledError, FormatError, MachineError, UsageError } from "../../src/errors/index.js";
 import { QmpClient } from "../../src/qmp/index.js";
 import { cloneVms, planClone, restoreClone, type RunningClones, saveVm } from "../../src/session/index.js";
+import { parseQemuCommandLine } from "../../src/session/clone/qemu-options.js";
 import { convertSnapshot, sealSnapshot, snapshotInfo } from "../../src/snapshot/index.js";
 import { corpusFile, corpusPath, describeWithCorpus } from "../support/corpus.js";
 import { describeWithQemu } from "../support/describe-with-qemu.js";
@@ -286,6 +288,16 @@ describe.each(["10.0", "11.1"] as const)("clones", (version) => {
       expect(restoreMs).toBeGreaterThan(0);
       expect(await ramportJson(clone)).toMatchObject({ ...same, mode: "clone" });
       await expectGoesOn(other, state);
+      await other.kill();
+      // The same content, and another file: nothing but the file that it has open tells.
+      const late = await startQemu({ ...machine, args: [...machine.args!, ...added], incoming: "defer" });
+      execFileSync("cp", ["-p", file, `${file}.new`]);
+      renameSync(`${file}.new`, file);
+      const replaced = await ramport(["restore", file, "--qmp", late.qmpPath, "--mode", "clone"]);
+      expect(replaced.code).toBe(3);
+      expect(replaced.stderr).toMatch(
+        /This QEMU has mapped another file than the one that is at .*vm\.ram now/,
+      );
     });
 
     test("q35, from a snapshot that begins later in its file", async () => {
@@ -334,11 +346,12 @@ describe.each(["10.0", "11.1"] as const)("clones", (version) => {
       const machine = guestMachine(workDir.path, { version });
       const { file } = await save(machine);
       await sealSnapshot(file);
-      const [command = "", ...args] = commandLine(qemu, machine);
+      const argv = commandLine(qemu, machine);
+      const { program } = parseQemuCommandLine(argv);
       const late = workDir.file("late-qemu");
       const replace = `case "$*" in *mem-path=*) cp '${file}' '${file}.new' && mv -f '${file}.new' '${file}';; esac`;
-      writeFileSync(late, `#!/bin/sh\n${replace}\nexec '${command}' "$@"\n`, { mode: 0o700 });
-      await expect(cloneVms(file, { argv: [late, ...args] })).rejects.toThrow(
+      writeFileSync(late, `#!/bin/sh\n${replace}\nexec '${program.join("' '")}' "$@"\n`, { mode: 0o700 });
+      await expect(cloneVms(file, { argv: [late, ...argv.slice(program.length)] })).rejects.toThrow(
         /vm\.ram was replaced or written to while it was cloned/,
       );
       expect(leftovers()).toEqual(NOTHING);

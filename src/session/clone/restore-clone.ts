@@ -1,3 +1,5 @@
+import fs from "node:fs";
+
 import { type MigrationUri, openOutgoing } from "../../channels/index.js";
 import { type ProgressListener, sendMappedRam } from "../../engine/index.js";
 import { MachineError, throwIfAborted } from "../../errors/index.js";
@@ -6,13 +8,17 @@ import { makePrivateSocketPath } from "../private-socket.js";
 import { checkVersion } from "./ask-qemu.js";
 import { isSameFile, loadClone, type LoadCloneOptions, prepareClone } from "./load-clone.js";
 import type { MappedBlock, SnapshotMemory } from "./memory-plan.js";
+import { hasOpened } from "./opened-file.js";
 import { openForClones, type SnapshotForClones } from "./open-for-clones.js";
 
 /** How to bring a QEMU the rest of a snapshot that it maps. */
 export interface RestoreCloneOptions extends LoadCloneOptions {
   /** Where the snapshot begins in the file, in bytes. */
   readonly offset?: number;
-  /** Path of the QMP socket, when that is how QMP is reached: its owner is whom QEMU runs as. */
+  /**
+   * Path of the QMP socket, when that is how QMP is reached: its owner is whom QEMU runs as, and who listens there is asked which
+   * file it has opened. Without it only the file's path is compared.
+   */
   readonly qmpPath?: string;
   readonly onProgress?: ProgressListener;
   /** Called with a sentence for the user when something noteworthy happens. */
@@ -35,8 +41,8 @@ export interface RestoreCloneResult {
  * Makes a clone of a QEMU that was started with the arguments that planClone gives, and `-incoming defer` instead of its residual
  * stream: what it maps of the snapshot is found by asking it.
  *
- * @throws MachineError `not-capable` when the QEMU does not wait for a migration, is older than 8.2, or maps nothing of this
- *   snapshot; `migration-failed`; FormatError for a damaged snapshot, and for one that is not sealed; CancelledError: the QEMU is
+ * @throws MachineError `not-capable` when the QEMU does not wait for a migration, is older than 8.2, maps nothing of this
+ *   snapshot, or another file that was at its path before; `migration-failed`; FormatError for a damaged snapshot, and for one that is not sealed; CancelledError: the QEMU is
  *   then of no use any more.
  */
 export async function restoreClone(
@@ -57,6 +63,7 @@ export async function restoreClone(
     const { memory, skeleton } = snapshot;
     const mapped = await findMappedBlocks(qmp, memory);
     await prepareClone({ qmp, mapped, snapshotPath: memory.path }, options);
+    expectOpened(snapshot, qmpPath);
     snapshot.expectUnchanged();
     const socket = makePrivateSocketPath(qmpPath);
     try {
@@ -79,6 +86,22 @@ export async function restoreClone(
   } finally {
     snapshot.file.close();
   }
+}
+
+/**
+ * The memory backends name a path. Another file may have taken that name over since the QEMU opened the one that was there, and
+ * devices of one moment with memory of another are silent corruption.
+ */
+function expectOpened({ file, memory: { path } }: SnapshotForClones, qmpPath: string | undefined): void {
+  if (qmpPath === undefined || hasOpened(qmpPath, fs.fstatSync(file.fd, { bigint: true })) !== false) return;
+  throw new MachineError(
+    "not-capable",
+    `This QEMU has mapped another file than the one that is at ${path} now`,
+    {
+      path,
+      hint: "start the QEMU anew; a snapshot that takes over the name of another one is another snapshot",
+    },
+  );
 }
 
 async function sendResidual(
