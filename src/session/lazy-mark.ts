@@ -8,7 +8,8 @@ import { MachineError } from "../errors/index.js";
 import { type QmpClient, QmpCommandError } from "../qmp/index.js";
 import type { FileState } from "./file-changes.js";
 import { ownStartTime, processState } from "./process-state.js";
-import type { FormerSettings } from "./migration-settings.js";
+import { removeQemuTls } from "./qemu-tls.js";
+import { type FormerSettings, putBackSettings } from "./migration-settings.js";
 
 /** The name of the object that holds the mark. */
 export const MARK_ID = "ramport-lazy-restore";
@@ -41,6 +42,8 @@ const schema = v.object({
       id: v.string(),
     }),
   ),
+  /** The object with the TLS credentials, where the restore made one. */
+  tlsObject: v.optional(v.string()),
   former: v.object({
     capabilities: v.array(v.tuple([v.string(), v.boolean()])),
     parameters: v.record(v.string(), v.unknown()),
@@ -60,7 +63,7 @@ export interface LazyMark extends Omit<v.InferOutput<typeof schema>, "former"> {
 const serving = new Set<string>();
 
 /** What is restored, and what has to be put back when it is. */
-export type MarkContent = Pick<LazyMark, "fingerprint" | "path" | "offset" | "former"> & {
+export type MarkContent = Pick<LazyMark, "fingerprint" | "path" | "offset" | "tlsObject" | "former"> & {
   readonly file: FileState;
 };
 
@@ -129,8 +132,10 @@ export async function readMark(qmp: QmpClient): Promise<LazyMark | undefined> {
   }
 }
 
-/** Takes the mark away; does not throw: it does no harm. */
-export async function removeMark(qmp: QmpClient): Promise<void> {
+/** Leaves nothing of a restore in the QEMU, and the mark last; does not throw. */
+export async function tidyUp(qmp: QmpClient, { former, tlsObject }: LazyMark): Promise<void> {
+  await putBackSettings(qmp, former);
+  if (tlsObject !== undefined) await removeQemuTls(qmp, tlsObject);
   await qmp.execute("object-del", { id: MARK_ID }).catch(() => undefined);
 }
 

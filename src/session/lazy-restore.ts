@@ -32,10 +32,10 @@ import {
   type LazyMark,
   makeMark,
   type MarkContent,
-  removeMark,
   replaceMark,
   serverName,
   stopServing,
+  tidyUp,
 } from "./lazy-mark.js";
 import type { Monitor } from "./lazy-monitor.js";
 import type { LazyGuest, LazyRestoreOptions, LazyRestoreResult, WorkingSetUse } from "./lazy-options.js";
@@ -52,11 +52,10 @@ import {
   applyMigrationSettings,
   formerSettings,
   type MigrationAbilities,
-  putBackSettings,
   queryMigrationAbilities,
 } from "./migration-settings.js";
 import { checkRamBlocks, type QemuRamBlock, queryRamBlocks } from "./qemu-ram.js";
-import { prepareQemuTls } from "./qemu-tls.js";
+import { expectSameTls, prepareQemuTls } from "./qemu-tls.js";
 import { parseVia } from "./via.js";
 import { reasonOfDestination } from "./wait-load.js";
 
@@ -166,33 +165,32 @@ export class LazyRestore {
       via: via === undefined ? undefined : parseVia(via),
       onMessage,
     });
-    try {
-      const settings = {
-        capabilities: { "postcopy-ram": true, ...(preempt ? { [PREEMPT]: true } : {}) },
-        parameters: qemuTls.parameters,
-      };
-      const former = formerSettings(abilities, settings);
-      const mark = this.#newMark({ fingerprint, offset, former });
-      await leaveMark(qmp, mark);
-      return await this.#orCleanUp(mark, async () => {
-        await applyMigrationSettings(qmp, abilities, settings).catch(explainRefusal);
-        await this.#tellWhatGuestDoes(qmp);
-        const channels = await this.#connections.listen();
-        this.#isConnected = true;
-        const loading: Loading = { version: qmp.version, pages, preempt, plan };
-        const loaded = await lazyLoadMappedRam(file, skeleton, channels, {
-          ...this.#loadOptions(loading),
-          head,
-          onMilestone: (milestone: LazyLoadMilestone) => {
-            if (milestone === "package-sent") this.#cancel.packageSent();
-            if (milestone === "devices-loaded") this.#watchGuest(qmp, pages);
-          },
-        });
-        return this.#finish(loaded, mark, loading);
-      });
-    } finally {
+    const settings = {
+      capabilities: { "postcopy-ram": true, ...(preempt ? { [PREEMPT]: true } : {}) },
+      parameters: qemuTls.parameters,
+    };
+    const former = formerSettings(abilities, settings);
+    const mark = this.#newMark({ fingerprint, offset, former, tlsObject: qemuTls.objectId });
+    await leaveMark(qmp, mark).catch(async (error: unknown) => {
       await qemuTls.remove();
-    }
+      throw error;
+    });
+    return await this.#orCleanUp(mark, async () => {
+      await applyMigrationSettings(qmp, abilities, settings).catch(explainRefusal);
+      await this.#tellWhatGuestDoes(qmp);
+      const channels = await this.#connections.listen();
+      this.#isConnected = true;
+      const loading: Loading = { version: qmp.version, pages, preempt, plan };
+      const loaded = await lazyLoadMappedRam(file, skeleton, channels, {
+        ...this.#loadOptions(loading),
+        head,
+        onMilestone: (milestone: LazyLoadMilestone) => {
+          if (milestone === "package-sent") this.#cancel.packageSent();
+          if (milestone === "devices-loaded") this.#watchGuest(qmp, pages);
+        },
+      });
+      return this.#finish(loaded, mark, loading);
+    });
   }
 
   async #resume(qmp: QmpClient, left: LazyMark): Promise<LazyRestoreResult> {
@@ -202,6 +200,7 @@ export class LazyRestore {
     const [ram, abilities] = await Promise.all([queryRamBlocks(qmp), queryMigrationAbilities(qmp)]);
     const pages = this.#openPages(ram);
     const preempt = abilities.capabilities.get(PREEMPT) === true;
+    expectSameTls(abilities, this.#options.tls);
     const mark = this.#newMark(left);
     await replaceMark(qmp, mark);
     return this.#orCleanUp(mark, async () => {
@@ -217,8 +216,9 @@ export class LazyRestore {
   }
 
   #newMark(content: Omit<MarkContent, "path" | "file">): LazyMark {
-    const { fingerprint, offset, former } = content;
-    const mark = makeMark({ fingerprint, path: this.#path, file: this.#file, offset, former });
+    const { fingerprint, offset, former, tlsObject } = content;
+    const place = { path: this.#path, file: this.#file };
+    const mark = makeMark({ fingerprint, ...place, offset, tlsObject, former });
     this.#mark = mark;
     return mark;
   }
@@ -338,7 +338,7 @@ export class LazyRestore {
     const qmp = await this.#monitor.client({ purpose, signal });
     await waitUntilCompleted(qmp, signal);
     const { running } = await qmp.execute("query-status");
-    await tidy(qmp, mark);
+    await tidyUp(qmp, mark);
     const totalTimeMs = performance.now() - this.#startMs;
     const workingSet =
       plan === undefined || loaded === undefined ? undefined : await this.#keep(plan, loaded);
@@ -375,7 +375,7 @@ export class LazyRestore {
     } catch (error) {
       if (this.#hasAll) {
         const { connected } = this.#monitor;
-        if (connected !== undefined) await tidy(connected, mark);
+        if (connected !== undefined) await tidyUp(connected, mark);
         throw error;
       }
       if (this.#guestMs !== undefined || this.#resumed || (await this.#mayRunGuest())) {
@@ -394,7 +394,7 @@ export class LazyRestore {
       const qmp = await this.#monitor.client(SEE).catch(() => undefined);
       if (qmp === undefined) throw error;
       const reason = await reasonOfDestination(qmp, error);
-      await tidy(qmp, mark);
+      await tidyUp(qmp, mark);
       throw reason;
     }
   }
@@ -433,10 +433,4 @@ export class LazyRestore {
 
 function contentBytes({ blocks, targetPageSize }: PageSource): number {
   return blocks.reduce((sum, { content }) => sum + content.count(), 0) * targetPageSize;
-}
-
-/** Leaves nothing of a restore in the QEMU; does not throw. */
-async function tidy(qmp: QmpClient, { former }: LazyMark): Promise<void> {
-  await putBackSettings(qmp, former);
-  await removeMark(qmp);
 }

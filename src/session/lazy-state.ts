@@ -3,8 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { MachineError, UsageError } from "../errors/index.js";
 import type { QmpClient } from "../qmp/index.js";
 import type { FileState } from "./file-changes.js";
-import { isServerAlive, type LazyMark, MARK_ID, readMark, removeMark, serverName } from "./lazy-mark.js";
-import { putBackSettings } from "./migration-settings.js";
+import { isServerAlive, type LazyMark, MARK_ID, readMark, serverName, tidyUp } from "./lazy-mark.js";
 
 /** What a lazy restore finds: a QEMU that waits for its first migration, or one whose restore has to be taken up. */
 export type FoundQemu =
@@ -136,8 +135,7 @@ async function forget(qmp: QmpClient, mark: LazyMark): Promise<void> {
       { hint: `if it is gone: object_del ${MARK_ID} in the QEMU's human monitor, or start the QEMU anew` },
     );
   }
-  await removeMark(qmp);
-  await putBackSettings(qmp, mark.former);
+  await tidyUp(qmp, mark);
 }
 
 /** `none` where there was no migration. */

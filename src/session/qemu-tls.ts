@@ -32,6 +32,8 @@ export interface TlsWithQemu {
 /** What QEMU's side needs: parameters to set for the migration, and what to do after them. */
 export interface QemuTls {
   readonly parameters: MigrationParameters;
+  /** The object with the credentials; absent where the QEMU has its own. */
+  readonly objectId?: string;
   /** Takes the credentials out of the QEMU, where they were put there. Does not throw. */
   remove(): Promise<void>;
 }
@@ -66,11 +68,31 @@ export async function prepareQemuTls(side: TlsWithQemu): Promise<QemuTls> {
   });
   return {
     parameters: { "tls-creds": id, ...hostname },
-    remove: async () => {
-      // A QEMU that has gone has no object either.
-      await qmp.execute("object-del", { id }).catch(() => undefined);
-    },
+    objectId: id,
+    remove: () => removeQemuTls(qmp, id),
   };
+}
+
+/** Takes credentials out of a QEMU. Does not throw: one that has gone has no object either. */
+export async function removeQemuTls(qmp: QmpClient, objectId: string): Promise<void> {
+  await qmp.execute("object-del", { id: objectId }).catch(() => undefined);
+}
+
+/**
+ * Checks that a migration that is taken up again goes on as it began: its QEMU listens with TLS or without it.
+ *
+ * @throws UsageError.
+ */
+export function expectSameTls({ parameters }: MigrationAbilities, tls: TlsCredentials | undefined): void {
+  const isSet = textOf(parameters["tls-creds"]) !== "";
+  if (isSet === (tls !== undefined)) return;
+  throw isSet
+    ? new UsageError("This restore was begun with TLS: the QEMU takes no other connection", {
+        hint: "give the credentials again: --tls-creds-x509 or --tls-psk",
+      })
+    : new UsageError("This restore was begun without TLS, and goes on without it", {
+        hint: "leave the credentials out",
+      });
 }
 
 /**
