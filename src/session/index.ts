@@ -15,6 +15,7 @@ export type { MappedBlock } from "./clone/memory-plan.js";
 export { restoreClone, type RestoreCloneOptions, type RestoreCloneResult } from "./clone/restore-clone.js";
 export type { CloneFacts, ClonesFacts, EndedClone, RunningClones } from "./clone/running-clones.js";
 export { receiveSnapshot, type ReceiveSnapshotOptions, type WrittenSnapshot } from "./receive.js";
+export type { Reconnect } from "./lazy-monitor.js";
 export type { LazyGuest, LazyRestoreOptions, LazyRestoreResult, WorkingSetUse } from "./lazy-options.js";
 export { restoreVmLazily } from "./restore-lazy.js";
 export { type RestoreOptions, type RestoreResult, restoreVm } from "./restore.js";
