@@ -5,9 +5,10 @@ import type { KnownMigrationStatus } from "../qapi/index.js";
  * Which status may follow which: QEMU's `migrate_set_state` calls, of both sides and without COLO. An ended migration is
  * followed by the setup of the next one.
  *
- * From `postcopy-device` on the guest is the destination's: no way leads from there back to a source that runs, and a
- * broken connection only pauses. QEMU 11.1 fails, and lets its guest go on, when the connection breaks in
- * `postcopy-device`; a destination whose word that it has loaded was lost then runs as well.
+ * From `postcopy-device` on the guest is the destination's: a broken connection only pauses, and the one way back to a
+ * source that runs is the destination's word that it could not load (SHUT with an error). QEMU 11.1 fails, and lets its
+ * guest go on, when the connection breaks in `postcopy-device`; a destination whose word that it has loaded was lost then
+ * runs as well.
  */
 const TRANSITIONS: Readonly<Partial<Record<KnownMigrationStatus, readonly KnownMigrationStatus[]>>> = {
   none: ["setup"],
@@ -16,7 +17,7 @@ const TRANSITIONS: Readonly<Partial<Record<KnownMigrationStatus, readonly KnownM
   active: ["pre-switchover", "device", "postcopy-device", "completed", "failing", "failed", "cancelling"],
   "pre-switchover": ["device", "failing", "cancelling"],
   device: ["postcopy-device", "completed", "failing", "cancelling"],
-  "postcopy-device": ["postcopy-active", "postcopy-paused", "failed"],
+  "postcopy-device": ["postcopy-active", "postcopy-paused", "failing", "failed"],
   // A destination fails of bad bytes, which no new connection makes good.
   "postcopy-active": ["postcopy-paused", "completed", "failed"],
   // The detour is the source's.

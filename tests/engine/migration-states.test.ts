@@ -16,6 +16,8 @@ describe("MigrationState", () => {
     ["setup", "cancelling", "cancelled", "setup"],
     ["setup", "active", "device", "cancelling", "completed"],
     ["setup", "active", "failing", "failed", "setup", "active"],
+    // A destination that says that it could not load the devices.
+    ["setup", "active", "device", "postcopy-device", "failing", "failed", "setup"],
     // As seen of QEMU 11.1: a source, and a destination.
     [
       ...["setup", "active", "device", "postcopy-device", "postcopy-active"],
@@ -42,8 +44,10 @@ describe("MigrationState", () => {
     [["setup", "active", "failing"], "cancelled"],
     [["setup", "active", "device", "completed"], "failed"],
     // The guest is the destination's: nothing may lead to where a source lets its own go on.
-    [["setup", "active", "device", "postcopy-device"], "failing"],
+    [["setup", "active", "device", "postcopy-device"], "cancelling"],
     [["setup", "active", "device", "postcopy-device", "postcopy-active"], "cancelling"],
+    [["setup", "active", "device", "postcopy-device", "postcopy-active"], "failing"],
+    [["setup", "active", "device", "postcopy-device", "postcopy-paused"], "failing"],
     [["setup", "active", "device", "postcopy-device", "postcopy-active", "postcopy-paused"], "failing"],
     [["setup", "active", "device", "completed"], "cancelling"],
   ])("%j is not followed by %s", (statuses, next) => {

@@ -32,7 +32,7 @@ import { IncomingCommands } from "./incoming-commands.js";
 import { PageIndex } from "./page-index.js";
 import type { ReceiveOptions, ReceiveResult } from "./receive-options.js";
 import { readTail } from "./read-tail.js";
-import { sendShut } from "./return-path-answers.js";
+import { sendRefusal, sendShut } from "./return-path-answers.js";
 import { SectionEnds } from "./section-ends.js";
 import { type StreamHead, StreamFacts } from "./stream-facts.js";
 import { checkPages, findTargetPageSize } from "./target-page-size.js";
@@ -56,6 +56,7 @@ export async function receiveMigration(
   try {
     return await migration.run();
   } catch (error) {
+    await migration.refuse();
     migration.abort(error);
     throw signal?.aborted === true
       ? new CancelledError(undefined, error)
@@ -142,6 +143,12 @@ class IncomingMigration {
     if (this.#ram === undefined) throw new FormatError("malformed", "The stream has no RAM section");
     const { blocks } = this.#ram;
     return { configuration: this.#configuration, blocks, receivedBytes: this.#receivedBytes(), confirm };
+  }
+
+  /** Tells a source that listens that its guest is its own; whoever took the stream over does so itself. */
+  async refuse(): Promise<void> {
+    const { returnPath, isTaken } = this.#commands;
+    if (returnPath !== undefined && !isTaken) await sendRefusal(returnPath);
   }
 
   /** Ends what waits for more to come. */

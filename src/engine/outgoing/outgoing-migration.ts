@@ -27,7 +27,8 @@ import { PrecopyRounds } from "./precopy-rounds.js";
  *
  * It ends in one of two ways: {@link run} resolves, and the guest stands still for good; or it rejects, and a guest that
  * ran before runs. In postcopy there is no way back: the guest is the destination's when it was handed over, a broken
- * connection only pauses the migration, and what rejects then leaves the guest as it is.
+ * connection only pauses the migration, and what rejects then leaves the guest as it is; but for a destination that says
+ * that it could not load it, and so never ran it.
  */
 export class OutgoingMigration {
   readonly #host: MigrationHost;
@@ -292,7 +293,7 @@ export class OutgoingMigration {
   async #giveUp(error: unknown): Promise<unknown> {
     const cancelled = this.#cancelled;
     this.#error = asError(error).message;
-    if (isInPostcopy(this.#state.status)) {
+    if (isInPostcopy(this.#state.status) && this.#options.postcopy?.isRefused !== true) {
       // Abandoned it stays as it is: somebody may still mend it who has this guest's memory. Otherwise nobody can.
       if (!(error instanceof CancelledError)) this.#state.enter("failed");
       return error;

@@ -2,7 +2,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 
 import { SocketListener } from "../../../src/channels/index.js";
 import { MigrationControl } from "../../../src/engine/control/migration-control.js";
-import { UsageError } from "../../../src/errors/index.js";
+import { MachineError, UsageError } from "../../../src/errors/index.js";
 import type { CapabilityChanges, KnownMigrationStatus } from "../../../src/qapi/index.js";
 import { PostcopyToyHost } from "../../support/postcopy-host.js";
 import { Random } from "../../support/random.js";
@@ -50,7 +50,7 @@ interface Pair {
 }
 
 /** A guest that rewrites pages at random, and a destination that waits. */
-async function start(capabilities: CapabilityChanges = {}): Promise<Pair> {
+async function start(capabilities: CapabilityChanges = {}, address = uri()): Promise<Pair> {
   const source = new FakeHost();
   const random = new Random(7);
   for (let page = 0; page < 400; page++)
@@ -66,7 +66,7 @@ async function start(capabilities: CapabilityChanges = {}): Promise<Pair> {
   const to = new Side(new PostcopyToyHost("fake", blocks));
   for (const { control } of [from, to]) control.setCapabilities({ "postcopy-ram": true, ...capabilities });
   await source.run();
-  await to.control.incoming({ uri: uri() });
+  await to.control.incoming({ uri: address });
   // Enough for one pass at most, and no end by itself.
   from.control.setParameters({ "max-bandwidth": 2_000_000, "downtime-limit": 0 });
   return { from, to };
@@ -214,6 +214,49 @@ describe("what is refused", () => {
     expect(from.host.running).toBe(true);
   });
 });
+
+describe("a destination that cannot take the guest", () => {
+  const refusals: readonly (readonly [string, (host: PostcopyToyHost) => void])[] = [
+    ["sees that from the devices", (host) => (host.checkDevices = cannot)],
+    ["finds out when it loads them", (host) => (host.loadDevices = cannot)],
+    ["cannot make its memory missing", (host) => (host.memory.begin = cannot)],
+  ];
+
+  test.each(refusals)("%s: the guest goes on where it was, and goes elsewhere", async (_, spoil) => {
+    const pair = await start();
+    const { from, to } = pair;
+    spoil(to.host);
+    await from.control.migrate({ uri: uri() });
+    from.control.startPostcopy();
+    expect((await from.control.ended())?.message).toMatch(/destination says that loading failed/);
+    expect((await to.control.ended())?.message).toMatch(/no such device/);
+    expect(from.statuses).toEqual([...SOURCE.slice(0, -1), "failing", "failed"]);
+    expect(from.control.info()).toEqual({
+      status: "failed",
+      "error-desc": expect.stringMatching(/says that loading failed/) as string,
+    });
+    expect([from.host.running, to.host.running]).toEqual([true, false]);
+    const { to: other } = await start({}, uri("other"));
+    await from.control.migrate({ uri: uri("other") });
+    from.control.startPostcopy();
+    await expectSame({ from, to: other });
+  });
+
+  test("when it has said that it runs it: nobody knows whether it did, and it stays there", async () => {
+    const pair = await start();
+    const { from, to } = pair;
+    to.host.run = () => Promise.reject(new Error("it may have run a while"));
+    await from.control.migrate({ uri: uri() });
+    from.control.startPostcopy();
+    expect((await to.control.ended())?.message).toMatch(/it may have run/);
+    await from.entered("postcopy-paused");
+    expect(from.host.running).toBe(false);
+  });
+});
+
+function cannot(): never {
+  throw new MachineError("io", "no such device");
+}
 
 describe("a source that comes back", () => {
   test("finds nobody: it stays paused, and says why", async () => {

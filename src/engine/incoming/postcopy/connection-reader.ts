@@ -14,6 +14,7 @@ import {
 } from "../../../wire/index.js";
 import type { PostcopyConnection, PostcopyMemory, PostcopyStart } from "../../postcopy/postcopy-host.js";
 import { StreamInput } from "../../stream-input.js";
+import { lastWord, REFUSED } from "../return-path-answers.js";
 import { HostPages } from "./host-pages.js";
 import type { MissingPages } from "./missing-pages.js";
 import type { PageRequests } from "./page-requests.js";
@@ -30,6 +31,8 @@ export interface ConnectionContext {
   readonly memory: PostcopyMemory;
   /** The first connection goes on where others stopped reading; later ones begin. */
   readonly at?: Pick<PostcopyStart, "currentBlock" | "unread" | "offset">;
+  /** Whether the guest is still the source's: one that fails then says so. */
+  readonly refuses: () => boolean;
   /** Set while the source is to say that it resumes: called when it does. */
   readonly onResume?: () => void;
 }
@@ -109,6 +112,11 @@ export class ConnectionReader {
       this.#isOver = true;
     } catch (error) {
       this.#failure ??= asError(error);
+      this.#isOver = true;
+      if (this.#context.refuses()) {
+        this.returnPath.shut(REFUSED);
+        await lastWord(this.returnPath.flushed());
+      }
       await this.close();
       // A read that still ends finds that it is over, and places nothing.
       throw isCutOff(error) ? new MachineError("connection-closed", CLOSED, {}, error) : error;

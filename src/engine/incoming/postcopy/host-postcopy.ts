@@ -14,7 +14,8 @@ import type {
 } from "../../postcopy/postcopy-host.js";
 import type { IncomingRules } from "../host-checks.js";
 import type { HostTarget, LoadingRam } from "../host-target.js";
-import { parsePackage } from "./package.js";
+import { sendRefusal } from "../return-path-answers.js";
+import { parsePackage, type PostcopyPackage } from "./package.js";
 import type { PostcopyTakeOver, StreamPlace } from "./take-over.js";
 
 /** How a migration is loaded that goes over to postcopy. */
@@ -26,6 +27,14 @@ export interface LoadPostcopyOptions {
   readonly onListening?: (listening: PostcopyListening) => void;
   /** The devices are loaded, and the guest may run while pages are missing. */
   readonly onRun?: (loaded: Omit<MigratedGuest, "devices">) => void | Promise<void>;
+}
+
+/** A guest that could be loaded, and what it is loaded from. */
+interface UnpackedGuest {
+  readonly blocks: PostcopyBlock[];
+  readonly content: PostcopyPackage;
+  readonly guest: MigratedGuest;
+  readonly returnPath: ByteSink;
 }
 
 /** What postcopy is for the load of an embedded machine. */
@@ -106,21 +115,15 @@ export class HostPostcopy implements PostcopyTakeOver {
   }
 
   async take(bytes: Uint8Array, offset: number, place: StreamPlace): Promise<void> {
-    const postcopy = this.#postcopy();
     const host = this.#host;
-    const blocks = this.#blocks(postcopy, offset);
-    if (this.#returnPath === undefined) {
-      throw new MachineError("not-capable", "Postcopy needs a connection that goes both ways");
-    }
-    const content = parsePackage(bytes, offset);
-    const guest = splitGlobalState(content.devices);
-    checkGuest(host, guest);
+    const taken = await this.#orRefuse(() => this.#unpack(bytes, offset));
+    const { blocks, content, guest, returnPath } = taken;
     const { wasRunning, wasSuspended } = guest;
     this.#guest = { wasRunning, wasSuspended };
     const { preempt, events = {}, onListening, onRun } = this.#options;
-    const listening = await postcopy.listen(
+    const listening = await this.#postcopy().listen(
       { blocks, targetPageSize: host.pageSize, preempt: preempt !== undefined, ...place },
-      { main: this.#source, returnPath: this.#returnPath, ...(preempt === undefined ? {} : { preempt }) },
+      { main: this.#source, returnPath, ...(preempt === undefined ? {} : { preempt }) },
       events,
     );
     this.#listening = listening;
@@ -135,6 +138,31 @@ export class HostPostcopy implements PostcopyTakeOver {
       await onRun?.(this.#guest);
     } catch (error) {
       listening.abort(asError(error));
+      // The source is told before anybody closes its connection.
+      await listening.ended.catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** What is in the package, as far as that can be known before it is loaded. */
+  #unpack(bytes: Uint8Array, offset: number): UnpackedGuest {
+    const blocks = this.#blocks(this.#postcopy(), offset);
+    const returnPath = this.#returnPath;
+    if (returnPath === undefined) {
+      throw new MachineError("not-capable", "Postcopy needs a connection that goes both ways");
+    }
+    const content = parsePackage(bytes, offset);
+    const guest = splitGlobalState(content.devices);
+    checkGuest(this.#host, guest);
+    return { blocks, content, guest, returnPath };
+  }
+
+  /** The source hears of what fails while its guest is its own. */
+  async #orRefuse<T>(work: () => T): Promise<T> {
+    try {
+      return work();
+    } catch (error) {
+      if (this.#returnPath !== undefined) await sendRefusal(this.#returnPath);
       throw error;
     }
   }

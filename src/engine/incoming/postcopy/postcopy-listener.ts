@@ -10,6 +10,7 @@ import type {
   PostcopyStatistics,
   PostcopyStatus,
 } from "../../postcopy/postcopy-host.js";
+import { sendRefusal } from "../return-path-answers.js";
 import { BlocktimeCounter } from "./blocktime.js";
 import { type ConnectionContext, ConnectionReader } from "./connection-reader.js";
 import { MissingPages } from "./missing-pages.js";
@@ -41,6 +42,8 @@ export class PostcopyListener implements PostcopyListening {
   #running = false;
   #failure: Error | undefined;
   #reader: ConnectionReader | undefined;
+  /** Settles when the last connection is closed, with its last word. */
+  #reading: Promise<void> = Promise.resolve();
   /** Of connections that have broken. */
   #earlier = { normal: 0, zero: 0, receivedBytes: 0 };
 
@@ -67,7 +70,8 @@ export class PostcopyListener implements PostcopyListening {
   /**
    * Makes what was not received missing, and reads the connection from then on.
    *
-   * @throws FormatError when a part of a host page was received; what the memory throws. The connection is closed then.
+   * @throws FormatError when a part of a host page was received; what the memory throws. The source is told then, and the
+   *   connection closed.
    */
   static async begin(
     start: PostcopyStart,
@@ -84,6 +88,7 @@ export class PostcopyListener implements PostcopyListening {
         requests.ask(block, address, processor);
       });
     } catch (error) {
+      await sendRefusal(connection.returnPath);
       await Promise.all([connection.main.close(), connection.returnPath.close()]);
       throw error;
     }
@@ -165,11 +170,12 @@ export class PostcopyListener implements PostcopyListening {
       missing: this.#missing,
       requests: this.#requests,
       memory: this.#memory,
+      refuses: () => !this.#running,
       ...context,
     });
     this.#reader = reader;
     if (context.onResume === undefined) this.#requests.connect(reader.returnPath);
-    reader.run().then(
+    this.#reading = reader.run().then(
       () => this.#finish(reader),
       (error: unknown) => {
         const failure = asError(error);
@@ -215,7 +221,8 @@ export class PostcopyListener implements PostcopyListening {
   #fail(error: Error): void {
     this.#failure = error;
     this.#enter("failed", error);
-    this.#reject(error);
+    // Whoever hears of it may end the thread, or the process, and the source is to be told before.
+    void this.#reading.then(() => this.#reject(error));
     // Who waits while the devices are loaded must not wait for ever. A guest that has run must not see zeros instead.
     if (!this.#running) void this.#release();
   }

@@ -56,8 +56,9 @@ export class ReturnPathWriter {
     this.#start();
   }
 
-  shut(): void {
-    encodeShut(this.#waiting, 0);
+  /** @param result 0 when all is well. */
+  shut(result = 0): void {
+    encodeShut(this.#waiting, result);
     this.#start();
   }
 

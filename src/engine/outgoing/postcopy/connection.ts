@@ -15,6 +15,7 @@ import {
   ReturnPathMessage,
   type ReturnPathRecord,
 } from "../../../wire/index.js";
+import { PostcopyPing } from "../../postcopy/pings.js";
 import { StreamInput } from "../../stream-input.js";
 import { OWN_ERROR } from "../return-path.js";
 import type { PageSource } from "./page-source.js";
@@ -79,6 +80,8 @@ export class PostcopyConnection {
   #resumeAgreed = false;
   #passesRequestsOver = false;
   #shut = false;
+  #isLoaded = false;
+  #hasRefused = false;
   #failure: Error | undefined;
   #isBroken = false;
 
@@ -151,6 +154,15 @@ export class PostcopyConnection {
     return this.#shut;
   }
 
+  /**
+   * Whether the destination said that it failed (SHUT with an error) without having said before that it loads no more and is
+   * about to run (PONG 0x42). Over the first connection of a migration that says for certain that it never runs the guest:
+   * it answers in order, and runs nothing after its last word.
+   */
+  get hasRefused(): boolean {
+    return this.#hasRefused;
+  }
+
   /** Throws what the connection failed with. */
   throwFailure(): void {
     if (this.#failure !== undefined) throw this.#failure;
@@ -168,10 +180,15 @@ export class PostcopyConnection {
     try {
       await channel.write(bytes);
     } catch (error) {
-      await this.#lastWord();
-      this.#break(error);
+      await this.breakOff(error);
     }
     this.throwFailure();
+  }
+
+  /** Closes all channels because one failed in somebody else's hands: what the destination says of that comes first. */
+  async breakOff(error: unknown): Promise<void> {
+    await this.#lastWord();
+    this.#break(error);
   }
 
   /** Waits for the PONG of this value, which may have come already. */
@@ -275,7 +292,7 @@ export class PostcopyConnection {
       const request = decodePageRequest(type, reader);
       if (!this.#passesRequestsOver) this.#onRequest(request, offset);
     } else if (type === ReturnPathMessage.PONG) {
-      if (this.#pongs.size < MOST_PONGS) this.#pongs.add(reader.u32());
+      this.#takePong(reader.u32());
     } else if (type === ReturnPathMessage.RESUME_ACK) {
       decodeResumeAck(reader);
       this.#resumeAgreed = true;
@@ -283,8 +300,14 @@ export class PostcopyConnection {
     } else if (type === ReturnPathMessage.SHUT) this.#takeShut(reader.u32());
   }
 
+  #takePong(value: number): void {
+    if (value === PostcopyPing.PACKAGE_LOADED) this.#isLoaded = true;
+    if (this.#pongs.size < MOST_PONGS) this.#pongs.add(value);
+  }
+
   #takeShut(result: number): void {
     if (result !== 0) {
+      this.#hasRefused = !this.#isLoaded;
       const data = { actual: result, hint: OWN_ERROR };
       throw new MachineError("migration-failed", "The destination says that loading failed", data);
     }

@@ -47,7 +47,7 @@ const COMMANDS_AT_ONCE = 256;
  * from the moment when the guest is handed over the pages that are asked for, over one connection after the other.
  *
  * The guest is the destination's as soon as the last byte of the package may have left: whatever happens then, it does not
- * go on here.
+ * go on here, unless the destination itself says that it never ran it.
  */
 export class OutgoingPostcopy {
   readonly preparation: PostcopyPreparation;
@@ -61,6 +61,7 @@ export class OutgoingPostcopy {
   #server: PageServer | undefined;
   #resume: ((way: PostcopyWay) => void) | undefined;
   #error: Error | undefined;
+  #isRefused = false;
 
   /** Begins to listen to what the destination says. */
   constructor(host: MigrationHost, way: PostcopyWay, options: OutgoingPostcopyOptions) {
@@ -78,6 +79,11 @@ export class OutgoingPostcopy {
   /** Why the migration is paused; undefined when it is not, or not any more. */
   get error(): Error | undefined {
     return this.#error;
+  }
+
+  /** Whether the destination said that it never ran the guest, and never will: it may go on here. */
+  get isRefused(): boolean {
+    return this.#isRefused;
   }
 
   /** Bytes of pages that the destination still lacks; undefined before the guest was handed over. */
@@ -136,6 +142,7 @@ export class OutgoingPostcopy {
     target.verbatim(head, 0);
     target.verbatim(nested.subarray(0, -1), 0);
     await target.drain();
+    this.#connection.throwFailure();
     guest.check();
     onLeaving();
     try {
@@ -143,15 +150,15 @@ export class OutgoingPostcopy {
       target.verbatim(encoded(pingCommand(PostcopyPing.LISTENING)), 0);
       await target.drain();
     } catch (error) {
-      this.#connection.fail(asError(error));
+      await this.#connection.breakOff(error);
     }
   }
 
   /**
    * Serves pages until the destination has all. Broken connections pause it, until it is given another one.
    *
-   * @throws MachineError when the guest did not stand still: what was sent cannot be trusted. CancelledError after
-   *   {@link abandon}.
+   * @throws MachineError when the guest did not stand still: what was sent cannot be trusted; when the destination refused
+   *   it, see {@link isRefused}. CancelledError after {@link abandon}.
    */
   async serve(state: MigrationState): Promise<void> {
     const server = this.#server;
@@ -164,6 +171,8 @@ export class OutgoingPostcopy {
         this.#connection.close();
         return;
       } catch (error) {
+        // Later connections are recoveries, and the word of a destination that has forgotten what ran is worth nothing.
+        if (!devicesLoaded) this.#throwIfRefused();
         this.#throwIfOver(error);
         this.#pause(state, asError(error));
       }
@@ -296,6 +305,13 @@ export class OutgoingPostcopy {
       signal.removeEventListener("abort", stop);
       this.#resume = undefined;
     }
+  }
+
+  #throwIfRefused(): void {
+    const { failure, hasRefused } = this.#connection;
+    if (failure === undefined || !hasRefused) return;
+    this.#isRefused = true;
+    throw failure;
   }
 
   #throwIfOver(error: unknown): void {

@@ -287,8 +287,9 @@ describe("loading a host by postcopy", () => {
       load(broken, streamOf({ end: false }), { returnPath, postcopy: { events } }),
     ).rejects.toThrow("no such device");
     expect(states.at(-1)).toBe("failed");
-    // PING 0x42 is what tells a source that its guest has gone.
+    // PING 0x42 is what tells a source that its guest has gone, a SHUT with an error that it never will.
     expect(returnPath.bytes.includes(Buffer.of(0, 2, 0, 4, 0, 0, 0, 0x42))).toBe(false);
+    expect([...returnPath.bytes.subarray(-8)]).toEqual([0, 1, 0, 4, 0, 0, 0, 1]);
   });
 
   test.each([
