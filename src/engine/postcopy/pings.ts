@@ -11,6 +11,8 @@ export const PostcopyPing = {
   DEVICES_LOADED: 3,
   /** Behind the package: the thread that takes pages in reads the stream. */
   LISTENING: 4,
+  /** Behind that, again and again while the devices are loaded: only so that there is something to read. */
+  STILL_LOADING: 5,
   /**
    * `QEMU_VM_PING_PACKAGED_LOADED`, inside the package, of QEMU 10.2 and newer: until it is answered the source lets its guest
    * go on when the connection breaks. A source that does not send it has given its guest away with the package.

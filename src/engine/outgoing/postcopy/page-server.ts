@@ -1,7 +1,14 @@
 import type { ByteSink } from "../../../channels/index.js";
 import { asError } from "../../../errors/as-error.js";
 import { assert } from "../../../errors/index.js";
-import { ByteWriter, encodeEndOfSection, type PageRequest, SectionType } from "../../../wire/index.js";
+import {
+  ByteWriter,
+  encodeCommand,
+  encodeEndOfSection,
+  type PageRequest,
+  pingCommand,
+  SectionType,
+} from "../../../wire/index.js";
 import { type Clock, systemClock } from "../../clock.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
 import { encodeRamPartEnd } from "../../stream-frames.js";
@@ -24,6 +31,8 @@ const SILENCE_MS = 1000;
 /** Zero pages that go out at once: they are nothing on the wire, but the destination maps each of them. */
 const ZERO_SLICE_PAGES = 1024;
 const LONGEST_WAIT_MS = 100;
+/** A destination that loads its devices gets something to read so often. */
+const STILL_LOADING_MS = 250;
 /** Runs in one slice: each names its block and costs a call that reads. */
 const MOST_RUNS = 32;
 /** Pages on the preempt channel whose neighbours are still to be sent; beyond that, the fill brings them. */
@@ -166,13 +175,25 @@ export class PageServer {
       if (waitMs === 0) await this.#clock.turn();
       else if (waitMs === undefined && loaded()) {
         if (this.#isAllSent(connection)) break;
+      } else if (waitMs === undefined) {
+        if (!(await this.#mainAlarm.wait(STILL_LOADING_MS))) await this.#stir(connection);
       }
       // The limit may change meanwhile.
-      else await this.#mainAlarm.wait(waitMs && Math.min(waitMs, LONGEST_WAIT_MS));
+      else await this.#mainAlarm.wait(Math.min(waitMs, LONGEST_WAIT_MS));
     }
     await this.#end(connection);
     this.#options.onAllSent?.();
     await connection.shut();
+  }
+
+  /**
+   * Gives a destination that loads its devices something to read. When QEMU 11.1 cannot load them, the thread that listens sees
+   * that only once it has read something more: until then it says nothing, and waits.
+   */
+  async #stir(connection: PostcopyConnection): Promise<void> {
+    const writer = new ByteWriter();
+    encodeCommand(writer, pingCommand(PostcopyPing.STILL_LOADING));
+    await this.#send(connection, connection.main, writer.finish());
   }
 
   /** Goes on with zero pages where those have to be sent too. */
