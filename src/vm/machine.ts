@@ -192,6 +192,8 @@ export class VirtualMachine implements MonitoredMachine {
     }
     if (status === "device" || status === "pre-switchover") this.#enterSwitchOver();
     if (status === "postcopy-device") this.#isGone = true;
+    // The destination has said that it never ran it.
+    if (status === "failing") this.#isGone = false;
     if (!hasEnded) return;
     // In finish-migrate nobody lets it go on.
     if (status !== "completed" && this.#isGone) return;

@@ -2,10 +2,12 @@ import fs from "node:fs";
 
 import { describe, expect, test } from "vitest";
 
+import { MigrationControl } from "../../src/engine/index.js";
 import { FormatError, MachineError } from "../../src/errors/index.js";
 import type { MachineEvent } from "../../src/monitor/index.js";
 import { type MachineEnd, VirtualMachine, type VirtualMachineOptions } from "../../src/vm/index.js";
 import { FakeHost } from "../engine/fake-host.js";
+import { PostcopyToyHost } from "../support/postcopy-host.js";
 import { useWorkDir } from "../support/work-dir.js";
 
 const workDir = useWorkDir();
@@ -261,6 +263,43 @@ describe("an outgoing migration", () => {
     await expect(machine.migration.migrate({ uri: "unix:" })).rejects.toThrow();
     expect(machine.runState).toBe("running");
     await machine.stop();
+  });
+});
+
+describe("a guest that was handed over, and whose destination cannot load it", () => {
+  test.each([
+    ["running", ["RESUME", "STOP", "RESUME"]],
+    ["prelaunch", []],
+  ])("is %s here again", async (runState, events) => {
+    const made = make();
+    const { host, machine } = made;
+    if (runState === "running") await machine.cont();
+    const blocks = host.ramBlocks().map((block) => ({ ...block, hostPageSize: host.pageSize }));
+    const destination = new PostcopyToyHost(host.machine, blocks);
+    destination.loadDevices = () => {
+      throw new MachineError("io", "no such device");
+    };
+    const other = new MigrationControl(destination);
+    for (const control of [machine.migration, other]) control.setCapabilities({ "postcopy-ram": true });
+    const uri = `unix:${workDir.file("in")}`;
+    await other.incoming({ uri });
+    machine.migration.setParameters({ "max-bandwidth": 1_000_000, "downtime-limit": 0 });
+    const statuses: string[] = [];
+    machine.onEvent((event) => {
+      if (event.name === "MIGRATION") statuses.push(event.data.status);
+    });
+    machine.migration.setCapabilities({ events: true });
+    await machine.migration.migrate({ uri });
+    machine.migration.startPostcopy();
+    await statusReaches(machine, "failed", "postcopy-paused");
+    expect(statuses.slice(-3)).toEqual(["postcopy-device", "failing", "failed"]);
+    expect([machine.runState, host.running]).toEqual([runState, runState === "running"]);
+    await machine.cont();
+    expect([machine.runState, host.running]).toEqual(["running", true]);
+    await machine.stop();
+    const others = made.events.filter((event) => !statuses.includes(event) && !event.startsWith("pass"));
+    expect(others.slice(0, events.length)).toEqual(events);
+    await Promise.all([machine.close(), other.close()]);
   });
 });
 
