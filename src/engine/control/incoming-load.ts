@@ -45,6 +45,7 @@ export class IncomingLoad {
     this.#options = options;
     this.#postcopy = new IncomingPostcopy({
       state,
+      isEnabled: () => options.capabilities()["postcopy-ram"],
       preempt: () => options.capabilities()["postcopy-preempt"],
       onRun: (loaded) => {
         this.#loaded = true;

@@ -19,6 +19,8 @@ import type {
 /** What {@link IncomingPostcopy} has of the migration that it belongs to. */
 export interface IncomingPostcopyContext {
   readonly state: MigrationState;
+  /** Whether the source may go over to postcopy: `postcopy-ram`. */
+  readonly isEnabled: () => boolean;
   /** Whether the source makes a second connection. */
   readonly preempt: () => boolean;
   /** The guest may run while pages are missing. */
@@ -50,9 +52,10 @@ export class IncomingPostcopy {
    * @param more The connections that its source may still make.
    */
   load(more: ConnectionsToCome | undefined): LoadPostcopyOptions {
-    const { state, onRun } = this.#context;
+    const { state, onRun, isEnabled } = this.#context;
     const preempt = this.#second(more);
     return {
+      isEnabled: isEnabled(),
       ...(preempt === undefined ? {} : { preempt }),
       events: { onStatus: (status, error) => this.#onStatus(status, error) },
       onListening: (listening) => {

@@ -199,6 +199,23 @@ describe("what is refused", () => {
     await expectSame(pair);
   });
 
+  test("at a destination with postcopy-ram off: a source that may go over to postcopy", async () => {
+    const pair = await start();
+    const { from, to } = pair;
+    to.control.setCapabilities({ "postcopy-ram": false });
+    await from.control.migrate({ uri: uri() });
+    expect((await to.control.ended())?.message).toMatch(/capability postcopy-ram is off here/);
+    expect((await from.control.ended())?.message).toMatch(/destination says that loading failed/);
+    expect([from.host.running, to.host.running]).toEqual([true, false]);
+    expect([from.statuses.at(-1), to.statuses.at(-1)]).toEqual(["failed", "failed"]);
+    // One that does not announce it is taken.
+    from.control.setCapabilities({ "postcopy-ram": false });
+    from.control.setParameters({ "max-bandwidth": 0, "downtime-limit": 10_000 });
+    const { to: other } = await start({ "postcopy-ram": false }, uri("other"));
+    await from.control.migrate({ uri: uri("other") });
+    await expectSame({ from, to: other });
+  });
+
   test("elsewhere: what belongs to postcopy", async () => {
     const { from, to } = await start();
     expect(() => from.control.startPostcopy()).toThrow(/only after/);

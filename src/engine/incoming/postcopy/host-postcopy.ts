@@ -1,6 +1,6 @@
 import type { ByteSink, ByteSource } from "../../../channels/index.js";
 import { asError } from "../../../errors/as-error.js";
-import { assert, FormatError, MachineError } from "../../../errors/index.js";
+import { assert, FormatError, MachineError, UsageError } from "../../../errors/index.js";
 import { type PostcopyAdvice, RAM_SECTION, type RamDiscard } from "../../../wire/index.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
 import { checkGuest, loadGuest, type MigratedGuest, splitGlobalState } from "../../global-state.js";
@@ -20,6 +20,8 @@ import type { PostcopyTakeOver, StreamPlace } from "./take-over.js";
 
 /** How a migration is loaded that goes over to postcopy. */
 export interface LoadPostcopyOptions {
+  /** The capability `postcopy-ram`: where it is off, a source that may go over to postcopy is refused. Default true. */
+  readonly isEnabled?: boolean;
   /** The source's second connection, with `postcopy-preempt`: when it is made. */
   readonly preempt?: Promise<ByteSource>;
   readonly events?: PostcopyEvents;
@@ -76,6 +78,15 @@ export class HostPostcopy implements PostcopyTakeOver {
   }
 
   advise(advice: PostcopyAdvice, offset: number): void {
+    if (this.#options.isEnabled === false) {
+      throw new UsageError(
+        "The source may go over to postcopy, and the capability postcopy-ram is off here",
+        {
+          offset,
+          hint: "set it the same way at both sides",
+        },
+      );
+    }
     this.#advice = advice;
     const { postcopy, pageSize } = this.#host;
     // A machine that cannot takes what is then sent by precopy.
