@@ -182,6 +182,7 @@ export function blocktimeInfo(blocktime: PostcopyBlocktime): Partial<MigrationIn
     "postcopy-blocktime": Math.round(blocktime.allBlockedMs),
     "postcopy-vcpu-blocktime": blocktime.processorMs.map((ms) => Math.round(ms)),
     "postcopy-latency": Math.round(blocktime.latencyNs),
+    "postcopy-vcpu-latency": blocktime.processorLatencyNs,
     "postcopy-latency-dist": blocktime.latencyDistribution,
   };
 }

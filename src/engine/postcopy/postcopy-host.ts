@@ -97,6 +97,8 @@ export interface PostcopyBlocktime {
   readonly processorMs: readonly number[];
   /** Nanoseconds that a wait took on average (`postcopy-latency`); 0 before the first one. */
   readonly latencyNs: number;
+  /** The same for each processor (`postcopy-vcpu-latency`). */
+  readonly processorLatencyNs: readonly number[];
   /** Waits of 1 up to 2 microseconds, of 2 up to 4, and so on; the last one has all that are longer. */
   readonly latencyDistribution: readonly number[];
 }

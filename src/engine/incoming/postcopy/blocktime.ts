@@ -16,6 +16,8 @@ export class BlocktimeCounter {
   /** By processor. */
   readonly #waits = new Map<number, Wait>();
   readonly #processorMs: number[] = [];
+  /** Waits that are over, by processor. */
+  readonly #processorWaits: number[] = [];
   readonly #distribution = new Array<number>(LATENCY_BUCKETS).fill(0);
   #allBlockedMs = 0;
   #allBlockedSince: number | undefined;
@@ -28,6 +30,7 @@ export class BlocktimeCounter {
    */
   constructor(processors: number, now: () => number) {
     this.#processorMs = new Array<number>(processors).fill(0);
+    this.#processorWaits = new Array<number>(processors).fill(0);
     this.#now = now;
   }
 
@@ -53,7 +56,10 @@ export class BlocktimeCounter {
     return {
       allBlockedMs: this.#allBlockedMs,
       processorMs: [...this.#processorMs],
-      latencyNs: this.#waitCount === 0 ? 0 : Math.round((this.#waitedMs / this.#waitCount) * 1e6),
+      latencyNs: averageNs(this.#waitedMs, this.#waitCount),
+      processorLatencyNs: this.#processorMs.map((ms, processor) =>
+        averageNs(ms, this.#processorWaits[processor] ?? 0),
+      ),
       latencyDistribution: [...this.#distribution],
     };
   }
@@ -64,6 +70,7 @@ export class BlocktimeCounter {
     this.#waits.delete(processor);
     const waitedMs = now - wait.sinceMs;
     this.#processorMs[processor] = (this.#processorMs[processor] ?? 0) + waitedMs;
+    this.#processorWaits[processor] = (this.#processorWaits[processor] ?? 0) + 1;
     this.#waitedMs += waitedMs;
     this.#waitCount += 1;
     const bucket = Math.min(LATENCY_BUCKETS - 1, Math.floor(Math.log2(Math.max(1, waitedMs * 1000))));
@@ -72,4 +79,8 @@ export class BlocktimeCounter {
     this.#allBlockedMs += now - this.#allBlockedSince;
     this.#allBlockedSince = undefined;
   }
+}
+
+function averageNs(totalMs: number, count: number): number {
+  return count === 0 ? 0 : Math.round((totalMs / count) * 1e6);
 }

@@ -430,6 +430,7 @@ describe("the states of a listener", () => {
     expect(blocktime.allBlockedMs).toBeGreaterThan(3);
     expect(blocktime.processorMs).toEqual([blocktime.allBlockedMs]);
     expect(blocktime.latencyNs).toBeGreaterThan(3e6);
+    expect(blocktime.processorLatencyNs).toEqual([blocktime.latencyNs]);
     expect(blocktime.latencyDistribution.reduce((sum, count) => sum + count)).toBe(1);
     // Neighbours with content are placed at once, and zero pages as such.
     expect(memory.placements).toEqual([1, 2, 1, 1]);
