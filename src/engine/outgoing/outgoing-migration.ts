@@ -12,6 +12,7 @@ import { type Clock, systemClock } from "../clock.js";
 import { encodeGlobalState } from "../global-state.js";
 import type { MigrationHost } from "../host.js";
 import { IGNORE_SHARED_CAPABILITY } from "../mapped-ram/capability.js";
+import type { PageCounts } from "../mapped-ram/placed-pages.js";
 import { isInPostcopy, MigrationState } from "../migration-states.js";
 import { type OutgoingCounters, outgoingInfo } from "./counters.js";
 import { DeviceSectionWriter, RAM_SECTION_ID } from "./device-sections.js";
@@ -78,13 +79,15 @@ export class OutgoingMigration {
   get info(): MigrationInfo {
     const rounds = this.#rounds;
     const { postcopy } = this.#options;
+    // Nothing may have gone out for a while.
+    if (isInPostcopy(this.#state.status)) this.#measure();
     return outgoingInfo(this.#counters, {
       status: this.#state.status,
       nowMs: this.#clock.now(),
-      transferredBytes: this.#target.transferredBytes + (postcopy?.sentBytes ?? 0),
+      transferredBytes: this.#transferredBytes,
       remainingBytes: postcopy?.remainingBytes ?? rounds.remainingBytes,
       totalBytes: rounds.totalBytes,
-      pages: this.#target.pageCounts,
+      pages: this.#pageCounts,
       postcopyRequests: postcopy?.requests ?? 0,
       pageSize: this.#host.pageSize,
       bytesPerSecond: rounds.bandwidth.bytesPerSecond,
@@ -198,6 +201,22 @@ export class OutgoingMigration {
     else this.cancel();
   }
 
+  get #transferredBytes(): number {
+    return this.#target.transferredBytes + (this.#options.postcopy?.sentBytes ?? 0);
+  }
+
+  get #pageCounts(): PageCounts {
+    const { normal, zero } = this.#target.pageCounts;
+    const later = this.#options.postcopy?.sentPages;
+    return { normal: normal + (later?.normal ?? 0), zero: zero + (later?.zero ?? 0) };
+  }
+
+  /** How fast it goes in postcopy; before, the rounds measure that. */
+  #measure(): void {
+    const { normal, zero } = this.#pageCounts;
+    this.#rounds.bandwidth.measure(this.#transferredBytes, normal + zero);
+  }
+
   get #cancelled(): boolean {
     return this.#over.signal.aborted;
   }
@@ -270,6 +289,7 @@ export class OutgoingMigration {
     this.#rounds.end();
     this.#counters.handedOverMs = this.#clock.now();
     this.#counters.handedOverBytes = this.#target.transferredBytes;
+    postcopy.onSent = () => this.#measure();
     await postcopy.serve(this.#state);
   }
 

@@ -112,6 +112,10 @@ describe.each([
     expect(downtime).toBeGreaterThanOrEqual(0);
     expect(ram?.["postcopy-requests"]).toBeGreaterThan(10);
     expect(ram?.["postcopy-bytes"]).toBeGreaterThan(10 * PAGE);
+    // What went out counts in its window, and then nothing more does.
+    const pagesPerSecond = () => from.control.info().ram?.["pages-per-second"];
+    await expect.poll(pagesPerSecond).toBeGreaterThan(10);
+    await expect.poll(pagesPerSecond).toBeLessThanOrEqual(10);
     from.control.setParameters({ "max-postcopy-bandwidth": 0 });
     await expectSame(pair);
     expect(from.statuses).toEqual([...SOURCE, "completed"]);
@@ -172,6 +176,16 @@ test("postcopy that is wanted before the connection stands begins with nothing s
   await migrating;
   await expectSame(pair);
   expect(pair.from.statuses).toEqual([...SOURCE, "completed"]);
+  // Each page went out once, by postcopy.
+  const memory = pair.from.host.memory();
+  const pages = Array.from({ length: memory.length / PAGE }, (_, page) =>
+    memory.subarray(page * PAGE, (page + 1) * PAGE),
+  );
+  const normal = pages.filter((page) => page.some((byte) => byte !== 0)).length;
+  const { ram } = pair.from.control.info();
+  expect(ram).toMatchObject({ normal, "normal-bytes": normal * PAGE, duplicate: pages.length - normal });
+  expect(ram?.["postcopy-bytes"]).toBeGreaterThan(normal * PAGE);
+  expect(ram?.["precopy-bytes"]).toBeLessThan(PAGE);
 });
 
 test("a guest that stood still goes over as it is", async () => {

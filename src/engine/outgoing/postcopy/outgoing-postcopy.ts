@@ -12,6 +12,7 @@ import {
 } from "../../../wire/index.js";
 import { type Clock, systemClock } from "../../clock.js";
 import type { MigrationHost } from "../../host.js";
+import type { PageCounts } from "../../mapped-ram/placed-pages.js";
 import type { MigrationState } from "../../migration-states.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
 import { RAM_SECTION_ID } from "../device-sections.js";
@@ -51,6 +52,8 @@ const COMMANDS_AT_ONCE = 256;
  */
 export class OutgoingPostcopy {
   readonly preparation: PostcopyPreparation;
+  /** Called after every piece of pages that went out, with the guest handed over. */
+  onSent: (() => void) | undefined;
   readonly #source: HostPageSource;
   readonly #options: OutgoingPostcopyOptions;
   readonly #clock: Clock;
@@ -93,7 +96,12 @@ export class OutgoingPostcopy {
 
   /** What went out since the guest was handed over. */
   get sentBytes(): number {
-    return this.#server?.statistics.sentBytes ?? 0;
+    return this.#server?.sentBytes ?? 0;
+  }
+
+  /** Target pages that went out since then. */
+  get sentPages(): PageCounts {
+    return this.#server?.sentPages ?? { normal: 0, zero: 0 };
   }
 
   /** Requests of the destination. */
@@ -231,6 +239,7 @@ export class OutgoingPostcopy {
       ramId: RAM_SECTION_ID,
       footers: true,
       clock: this.#clock,
+      onSent: () => this.onSent?.(),
       fillBytesPerSecond: () => this.#options.parameters()["max-postcopy-bandwidth"],
     });
     for (const [index, { content }] of this.#source.blocks.entries()) {

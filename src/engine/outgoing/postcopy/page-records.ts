@@ -8,12 +8,19 @@ const SLACK_BYTES = 64 << 10;
 /** EOS and footer, for which there is always room left. */
 const END_BYTES = 16;
 
+/** Target pages that were framed, those of a broken connection again: QEMU's `normal` and `duplicate`. */
+export interface FramedPages {
+  normal: number;
+  zero: number;
+}
+
 /**
  * Frames pages as RAM records in one buffer: runs are read at once to where their records go, as in `PageSender`. One for
  * each channel.
  */
 export class PageRecords {
   readonly #source: PageSource;
+  readonly #counts: FramedPages;
   readonly #names: readonly Uint8Array[];
   readonly #staging: Uint8Array;
   readonly #view: DataView;
@@ -21,9 +28,13 @@ export class PageRecords {
   /** What CONTINUE would refer to; -1 where the next record has to name its block. */
   #currentBlock = -1;
 
-  /** @param pageBytes Bytes of pages that it has room for at least. */
-  constructor(source: PageSource, pageBytes: number) {
+  /**
+   * @param pageBytes Bytes of pages that it has room for at least.
+   * @param counts Counts pages; others may count in it too.
+   */
+  constructor(source: PageSource, pageBytes: number, counts: FramedPages) {
     this.#source = source;
+    this.#counts = counts;
     this.#names = source.blocks.map(({ name }) => new TextEncoder().encode(name));
     this.#staging = new Uint8Array(pageBytes + SLACK_BYTES);
     this.#view = new DataView(this.#staging.buffer);
@@ -88,6 +99,7 @@ export class PageRecords {
         this.#putHead(block, page, RamFlag.PAGE);
         if (from !== this.#staged) this.#staging.copyWithin(this.#staged, from, from + targetPageSize);
         this.#staged += targetPageSize;
+        this.#counts.normal += 1;
       }
       from += targetPageSize;
     }
@@ -97,6 +109,7 @@ export class PageRecords {
   #putZero(block: number, page: number): void {
     this.#putHead(block, page, RamFlag.ZERO);
     this.#view.setUint8(this.#staged++, 0);
+    this.#counts.zero += 1;
   }
 
   #putHead(block: number, page: number, flag: typeof RamFlag.PAGE | typeof RamFlag.ZERO): void {

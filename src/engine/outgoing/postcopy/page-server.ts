@@ -17,7 +17,7 @@ import { BackgroundFill, FillRate, pagesIn } from "./background-fill.js";
 import { type PostcopyConnection, tooEarly } from "./connection.js";
 import { HeadStart } from "./head-start.js";
 import type { PageServerOptions } from "./page-server-options.js";
-import { PageRecords } from "./page-records.js";
+import { type FramedPages, PageRecords } from "./page-records.js";
 import { checkHostPages, type PageSource } from "./page-source.js";
 import { PostcopyCounters, type PageServerStatistics } from "./postcopy-statistics.js";
 import { RecordingWindow } from "./recording-window.js";
@@ -85,7 +85,8 @@ export class PageServer {
     this.#recording = new RecordingWindow(this.#clock, options.recording);
     this.#headStart = new HeadStart(this.#clock, options.headStartMs ?? 0);
     this.#sliceBytes = options.sliceBytes ?? SLICE_BYTES;
-    this.#mainRecords = new PageRecords(source, Math.max(this.#sliceBytes, this.#clusterBytes));
+    const mainBytes = Math.max(this.#sliceBytes, this.#clusterBytes);
+    this.#mainRecords = new PageRecords(source, mainBytes, this.#counters.pages);
   }
 
   get statistics(): PageServerStatistics {
@@ -100,6 +101,11 @@ export class PageServer {
   /** Everything written to the channels. */
   get sentBytes(): number {
     return this.#counters.sentBytes;
+  }
+
+  /** Target pages that went out. */
+  get sentPages(): Readonly<FramedPages> {
+    return this.#counters.pages;
   }
 
   /** The first requests, in order, by numbers of block and host page: what a working set is made of. */
@@ -207,7 +213,7 @@ export class PageServer {
   }
 
   async #pumpPreempt(connection: PostcopyConnection, preempt: ByteSink): Promise<void> {
-    const records = new PageRecords(this.#source, this.#clusterBytes);
+    const records = new PageRecords(this.#source, this.#clusterBytes, this.#counters.pages);
     let isSilent = false;
     while (!connection.isShut) {
       connection.throwFailure();
@@ -344,7 +350,7 @@ export class PageServer {
   ): Promise<void> {
     const { ramId, footers } = this.#options;
     const isMain = channel === connection.main;
-    records.put(isMain ? new ByteWriter(8).u8(SectionType.PART).u32(ramId).finish() : NOTHING);
+    records.put(isMain ? new ByteWriter(8).u8(SectionType.PART).u32(ramId).finish() : new Uint8Array());
     for (const { block, start, end } of runs) {
       const targetPages = this.#hostPageSize(block) / this.#source.targetPageSize;
       for (let page = start * targetPages; page < end * targetPages;) {
@@ -400,5 +406,3 @@ export class PageServer {
     return described.hostPageSize;
   }
 }
-
-const NOTHING = new Uint8Array();

@@ -1,3 +1,4 @@
+import type { FramedPages } from "./page-records.js";
 import type { PagePlace } from "./sent-pages.js";
 import { ServiceTimes } from "./service-times.js";
 
@@ -33,6 +34,7 @@ export class PostcopyCounters {
   backgroundBytes = 0;
   sentBytes = 0;
   recoveries = 0;
+  readonly pages: FramedPages = { normal: 0, zero: 0 };
   readonly serviceTimes = new ServiceTimes();
   readonly #mostRecorded: number;
   readonly #recorded: PagePlace[] = [];
