@@ -174,8 +174,10 @@ export class ConnectionReader {
         input.position += 1;
         return;
       }
-      if (type === SectionType.COMMAND) await this.#runCommand();
-      else if (!ended && (type === SectionType.PART || type === SectionType.END)) {
+      if (type === SectionType.COMMAND) {
+        await this.#runCommand();
+        await this.returnPath.room();
+      } else if (!ended && (type === SectionType.PART || type === SectionType.END)) {
         await this.#readPart(offset);
         ended = type === SectionType.END;
         if (ended) this.#pages.checkWhole(offset);

@@ -9,6 +9,9 @@ import {
 } from "../../../wire/index.js";
 import type { MissingBlock } from "./missing-pages.js";
 
+/** Answers that may wait to be written before nothing more is read that has to be answered. */
+const MOST_WAITING_BYTES = 64 << 10;
+
 /**
  * What a destination says to the source over one connection. Messages go out in order, and those that come while one is
  * written go out together.
@@ -19,6 +22,8 @@ export class ReturnPathWriter {
   #waiting = new ByteWriter();
   #spare = new ByteWriter();
   #writing: Promise<void> | undefined;
+  /** What is being written of it; never rejects. */
+  #piece: Promise<void> = Promise.resolve();
   #failed = false;
   /** The block of the last request: the source remembers it, too. */
   #requestedBlock: MissingBlock | undefined;
@@ -62,6 +67,14 @@ export class ReturnPathWriter {
     this.#start();
   }
 
+  /**
+   * Resolves when more may be answered, or writing has failed: a source that asks and does not read is read no further. What
+   * the guest waits for is said in any case, and bounded by its memory.
+   */
+  async room(): Promise<void> {
+    while (this.#waiting.length > MOST_WAITING_BYTES && !this.#failed) await this.#piece;
+  }
+
   /** Resolves when everything was handed over, or writing has failed. */
   async flushed(): Promise<void> {
     while (this.#writing !== undefined) await this.#writing;
@@ -81,7 +94,9 @@ export class ReturnPathWriter {
         const writer = this.#waiting;
         this.#waiting = this.#spare.clear();
         this.#spare = writer;
-        await this.#sink.write(writer.finish());
+        const written = this.#sink.write(writer.finish());
+        this.#piece = written.catch(() => undefined);
+        await written;
       }
     } catch (error) {
       this.#failed = true;

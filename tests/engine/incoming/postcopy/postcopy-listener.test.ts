@@ -338,6 +338,46 @@ describe("what cannot be is refused with its place, and pauses the migration", (
   });
 });
 
+test("a source that asks without end and does not read is read no further until it does", async () => {
+  const ping = new Records().command(pingCommand(7)).take();
+  let readBytes = 0;
+  let closed = false;
+  const main = {
+    read: (target: Uint8Array) => {
+      const count = Math.floor(target.length / ping.length) * ping.length;
+      for (let at = 0; at < count; at += ping.length) target.set(ping, at);
+      readBytes += count;
+      return new Promise<number>((resolve) => setImmediate(resolve, closed ? 0 : count));
+    },
+    close: () => Promise.resolve(void (closed = true)),
+  };
+  const writes: (() => void)[] = [];
+  let mostWritten = 0;
+  const returnPath = {
+    write: ({ length }: Uint8Array) => {
+      mostWritten = Math.max(mostWritten, length);
+      return new Promise<void>((resolve) => writes.push(resolve));
+    },
+    end: () => Promise.resolve(),
+    close: () => Promise.resolve(),
+  };
+  const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+  const blocks = plainBlocks();
+  const listener = await PostcopyListener.begin(startOf(blocks), memoryOf(blocks), { main, returnPath });
+  listener.running();
+  for (let turns = 0; turns < 100; turns++) await turn();
+  const first = readBytes;
+  // A window, and what is in the answers.
+  expect(first).toBeLessThan(2 << 20);
+  while (readBytes === first) {
+    writes.shift()?.();
+    await turn();
+  }
+  expect(mostWritten).toBeLessThan(128 << 10);
+  listener.abort(new Error("enough"));
+  await expect(listener.ended).rejects.toThrow(/cannot have it back/);
+});
+
 describe("the states of a listener", () => {
   test("what breaks before the guest runs ends it, and lets go who waits", async () => {
     const { listener, pipe, memory } = await listening();
