@@ -24,7 +24,13 @@ function compileLibrary() {
     cwd: PROJECT,
     stdio: ["ignore", 2, 2],
   });
-  if (status !== 0) process.exit(status ?? 1);
+  return status ?? 1;
+}
+
+/** What a build that failed must not leave, as it was before: what is run, and what says that there was a build. */
+function removeOutdated() {
+  fs.rmSync(CLI, { recursive: true, force: true });
+  fs.rmSync(path.join(DIST, "index.js"), { force: true });
 }
 
 async function bundleCommandLine() {
@@ -50,8 +56,17 @@ async function bundleCommandLine() {
   fs.chmodSync(path.join(CLI, "main.js"), 0o755);
 }
 
-compileLibrary();
-await bundleCommandLine();
+const status = compileLibrary();
+if (status !== 0) {
+  removeOutdated();
+  process.exit(status);
+}
+try {
+  await bundleCommandLine();
+} catch (error) {
+  removeOutdated();
+  throw error;
+}
 // The compiler leaves a file that would not change alone, and its time tells whether a build is needed.
 const now = new Date();
 fs.utimesSync(path.join(DIST, "index.js"), now, now);
