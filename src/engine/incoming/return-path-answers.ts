@@ -1,6 +1,6 @@
 import type { ByteSink } from "../../channels/index.js";
 import { ByteWriter, encodePong, encodeShut } from "../../wire/index.js";
-import { type Clock, systemClock } from "../clock.js";
+import { systemClock } from "../clock.js";
 
 /** What SHUT says of a load that failed: QEMU's destination says no more either. */
 export const REFUSED = 1;
@@ -33,12 +33,9 @@ export async function sendRefusal(returnPath: ByteSink): Promise<void> {
 }
 
 /** Waits for the last words over a connection, but not for long. Never rejects. */
-export async function lastWord(
-  writing: Promise<void>,
-  clock: Pick<Clock, "sleep"> = systemClock,
-): Promise<void> {
+export async function lastWord(writing: Promise<void>): Promise<void> {
   const enough = new AbortController();
-  const silence = clock.sleep(LAST_WORD_MS, enough.signal);
+  const silence = systemClock.sleep(LAST_WORD_MS, enough.signal);
   await Promise.race([writing.catch(() => undefined), silence]);
   enough.abort();
 }

@@ -1,7 +1,14 @@
+import type { Clock } from "../../clock.js";
+
 /** Wakes one loop that waits for something to do. What rings while nobody waits is not lost. */
 export class Alarm {
+  readonly #clock: Pick<Clock, "sleep">;
   #rung = false;
   #wake: (() => void) | undefined;
+
+  constructor(clock: Pick<Clock, "sleep">) {
+    this.#clock = clock;
+  }
 
   ring(): void {
     this.#rung = true;
@@ -16,12 +23,12 @@ export class Alarm {
    */
   async wait(mostMs?: number): Promise<boolean> {
     if (!this.#rung) {
-      let timer: NodeJS.Timeout | undefined;
+      const over = new AbortController();
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
-        if (mostMs !== undefined) timer = setTimeout(resolve, mostMs);
+        if (mostMs !== undefined) void this.#clock.sleep(mostMs, over.signal).then(resolve);
       });
-      clearTimeout(timer);
+      over.abort();
       this.#wake = undefined;
     }
     const rang = this.#rung;

@@ -1,5 +1,3 @@
-import { setTimeout as sleep } from "node:timers/promises";
-
 import type { ByteSink, ByteSource } from "../../../channels/index.js";
 import { asError } from "../../../errors/as-error.js";
 import { FormatError, MachineError } from "../../../errors/index.js";
@@ -15,6 +13,7 @@ import {
   ReturnPathMessage,
   type ReturnPathRecord,
 } from "../../../wire/index.js";
+import { type Clock, systemClock } from "../../clock.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
 import { StreamInput } from "../../stream-input.js";
 import { OWN_ERROR } from "../return-path.js";
@@ -72,6 +71,7 @@ export class PostcopyConnection {
   #isEarlyPreempt: boolean | undefined;
   readonly #pages: Pick<PageSource, "blocks" | "targetPageSize">;
   readonly #onRequest: PageRequestListener;
+  readonly #clock: Pick<Clock, "sleep">;
   readonly #pongs = new Set<number>();
   readonly #bitmaps = new Map<string, PageBitmap>();
   readonly #waiters = new Set<Waiter>();
@@ -90,11 +90,13 @@ export class PostcopyConnection {
     { main, returnPath }: PostcopyChannels,
     pages: Pick<PageSource, "blocks" | "targetPageSize">,
     onRequest: PageRequestListener,
+    clock: Pick<Clock, "sleep"> = systemClock,
   ) {
     this.main = main;
     this.#returnPath = returnPath;
     this.#pages = pages;
     this.#onRequest = onRequest;
+    this.#clock = clock;
     this.#listening = this.#listen().catch((error: unknown) => this.#break(brokenOff(error)));
   }
 
@@ -130,7 +132,7 @@ export class PostcopyConnection {
 
   async #waitForPreempt(isTaken: Promise<void>, hasPatience: boolean): Promise<void> {
     const patience = new AbortController();
-    const enough = sleep(PATIENCE_MS, false, { signal: patience.signal }).catch(() => false);
+    const enough = this.#clock.sleep(PATIENCE_MS, patience.signal).then(() => false);
     const answered = isTaken.then(() => true);
     // It may fail later: then whoever waits for more says so.
     answered.catch(() => undefined);
@@ -252,8 +254,7 @@ export class PostcopyConnection {
   /** What the destination said before it closed tells more than that it did. */
   async #lastWord(): Promise<void> {
     const silence = new AbortController();
-    const nothing = sleep(LAST_WORD_MS, undefined, { signal: silence.signal }).catch(() => undefined);
-    await Promise.race([this.#listening, nothing]);
+    await Promise.race([this.#listening, this.#clock.sleep(LAST_WORD_MS, silence.signal)]);
     silence.abort();
   }
 

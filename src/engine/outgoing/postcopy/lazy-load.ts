@@ -203,7 +203,7 @@ class LazyLoad {
     begin: "start" | "recover",
   ): Promise<{ readonly reason: Error; readonly isBroken: boolean } | undefined> {
     const { signal, preempt } = this.#options;
-    const connection = new PostcopyConnection(channels, this.#source, this.#server.request);
+    const connection = new PostcopyConnection(channels, this.#source, this.#server.request, this.#clock);
     const abort = (): void => connection.fail(new CancelledError(undefined, signal?.reason));
     signal?.addEventListener("abort", abort, { once: true });
     if (signal?.aborted === true) abort();

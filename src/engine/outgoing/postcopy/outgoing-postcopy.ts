@@ -3,13 +3,7 @@ import { asError } from "../../../errors/as-error.js";
 import { assert, CancelledError, FormatError, MachineError, UsageError } from "../../../errors/index.js";
 import type { PageBitmap } from "../../../memory/index.js";
 import type { MigrationParameters } from "../../../qapi/index.js";
-import {
-  ByteWriter,
-  type Command,
-  encodeCommand,
-  type PageRequest,
-  pingCommand,
-} from "../../../wire/index.js";
+import { type PageRequest, pingCommand } from "../../../wire/index.js";
 import { type Clock, systemClock } from "../../clock.js";
 import type { MigrationHost } from "../../host.js";
 import type { PageCounts } from "../../mapped-ram/placed-pages.js";
@@ -21,6 +15,7 @@ import type { OutgoingTarget } from "../outgoing-target.js";
 import type { PostcopyPreparation } from "../stream-target.js";
 import { type PostcopyChannels, PostcopyConnection, type PreemptChannel } from "./connection.js";
 import { type DiscardedBlock, discardCommands, missByHostPages } from "./discards.js";
+import { encodedCommand } from "./encoded-command.js";
 import { HostPageSource } from "./host-page-source.js";
 import { adviceFor } from "./page-source.js";
 import { packDevices, PING_PACKAGED_LOADED } from "./package.js";
@@ -146,7 +141,7 @@ export class OutgoingPostcopy {
     this.#guest = guest;
     this.#server = this.#serverFor(discarded);
     const [head, nested] = packDevices(deviceSections);
-    target.verbatim(encoded(pingCommand(PostcopyPing.BEFORE_PACKAGE)), 0);
+    target.verbatim(encodedCommand(pingCommand(PostcopyPing.BEFORE_PACKAGE)), 0);
     target.verbatim(head, 0);
     target.verbatim(nested.subarray(0, -1), 0);
     await target.drain();
@@ -155,7 +150,7 @@ export class OutgoingPostcopy {
     onLeaving();
     try {
       target.verbatim(nested.subarray(-1), 0);
-      target.verbatim(encoded(pingCommand(PostcopyPing.LISTENING)), 0);
+      target.verbatim(encodedCommand(pingCommand(PostcopyPing.LISTENING)), 0);
       await target.drain();
     } catch (error) {
       await this.#connection.breakOff(error);
@@ -222,7 +217,8 @@ export class OutgoingPostcopy {
   }
 
   #connect(way: PostcopyWay): PostcopyConnection {
-    return new PostcopyConnection(way, this.#source, (request, offset) => this.#take(request, offset));
+    const take = (request: PageRequest, offset: number): void => this.#take(request, offset);
+    return new PostcopyConnection(way, this.#source, take, this.#clock);
   }
 
   #take(request: PageRequest, offset: number): void {
@@ -252,7 +248,7 @@ export class OutgoingPostcopy {
   async #discard(target: OutgoingTarget, blocks: readonly DiscardedBlock[]): Promise<void> {
     let commands = 0;
     for (const command of discardCommands(blocks, this.#source.targetPageSize)) {
-      target.verbatim(encoded(command), 0);
+      target.verbatim(encodedCommand(command), 0);
       commands += 1;
       if (commands % COMMANDS_AT_ONCE === 0) await target.drain();
     }
@@ -338,10 +334,4 @@ export class OutgoingPostcopy {
       },
     );
   }
-}
-
-function encoded(command: Command): Uint8Array {
-  const writer = new ByteWriter();
-  encodeCommand(writer, command);
-  return writer.finish();
 }

@@ -3,7 +3,6 @@ import { asError } from "../../../errors/as-error.js";
 import { assert } from "../../../errors/index.js";
 import {
   ByteWriter,
-  encodeCommand,
   encodeEndOfSection,
   type PageRequest,
   pingCommand,
@@ -15,6 +14,7 @@ import { encodeRamPartEnd } from "../../stream-frames.js";
 import { Alarm } from "./alarm.js";
 import { BackgroundFill, FillRate, pagesIn } from "./background-fill.js";
 import { type PostcopyConnection, tooEarly } from "./connection.js";
+import { encodedCommand } from "./encoded-command.js";
 import { HeadStart } from "./head-start.js";
 import type { PageServerOptions } from "./page-server-options.js";
 import { type FramedPages, PageRecords } from "./page-records.js";
@@ -61,8 +61,8 @@ export class PageServer {
   readonly #counters: PostcopyCounters;
   readonly #sliceBytes: number;
   readonly #mainRecords: PageRecords;
-  readonly #mainAlarm = new Alarm();
-  readonly #preemptAlarm = new Alarm();
+  readonly #mainAlarm: Alarm;
+  readonly #preemptAlarm: Alarm;
   /** Around pages that went over the preempt channel. */
   #neighbours: BlockRun[] = [];
   /** Whether all pages with content were sent, and the rest follows. */
@@ -76,6 +76,8 @@ export class PageServer {
     this.#source = source;
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
+    this.#mainAlarm = new Alarm(this.#clock);
+    this.#preemptAlarm = new Alarm(this.#clock);
     this.sent = new SentPages(source);
     this.#queue = new PageRequestQueue(source, this.sent);
     const pageSizes = source.blocks.map(({ hostPageSize }) => hostPageSize);
@@ -197,9 +199,7 @@ export class PageServer {
    * that only once it has read something more: until then it says nothing, and waits.
    */
   async #stir(connection: PostcopyConnection): Promise<void> {
-    const writer = new ByteWriter();
-    encodeCommand(writer, pingCommand(PostcopyPing.STILL_LOADING));
-    await this.#send(connection, connection.main, writer.finish());
+    await this.#send(connection, connection.main, encodedCommand(pingCommand(PostcopyPing.STILL_LOADING)));
   }
 
   /** Goes on with zero pages where those have to be sent too. */
