@@ -49,7 +49,7 @@ export function captureByQemu(
   return (setting) =>
     withOutput(setting.directory, async (file) => {
       const { source, dataBytes } = setting;
-      settle(setting, []);
+      await settle(setting, []);
       const cpuBefore = cpuMs(source);
       const moveMs = await saveWithQemu(source, on, uriOf(file));
       const qemuCpuMs = cpuMs(source) - cpuBefore;
@@ -75,9 +75,8 @@ export function captureByRamport(channels?: number): (setting: SourceSetting) =>
         output,
         ...(channels === undefined ? {} : { channels }),
       };
-      const saved = await unlessRefused(
-        timeMigration(source, () => runRamport(job, () => settle(setting, []))),
-      );
+      await settle(setting, []);
+      const saved = await unlessRefused(timeMigration(source, () => runRamport(job)));
       if (typeof saved === "string") return saved;
       const { wholeMs, syncMs } = saved.value;
       const qemuCpuMs = cpuMs(source) - cpuBefore;

@@ -111,7 +111,7 @@ function readByDd(baseline: string): Row<ContentSetting> {
     name: "dd bs=1M of=/dev/null: stream",
     baseline,
     async measure(setting) {
-      settle(setting, [setting.stream]);
+      await settle(setting, [setting.stream]);
       const { ms, cpuMs } = await runTool("dd", [`if=${setting.stream}`, "bs=1M", "of=/dev/null"]);
       const bytes = await allocatedBytes(setting.stream);
       return { moveMs: ms, syncMs: 0, wholeMs: ms, bytes, toolCpuMs: cpuMs };
@@ -136,7 +136,7 @@ function measureCopy(
 ): Promise<Sample> {
   return withOutput(setting.directory, async (output) => {
     const file = setting[input];
-    settle(setting, [file]);
+    await settle(setting, [file]);
     const { ms, cpuMs } = await copy(file, output);
     const syncMs = await timeSync(output);
     const bytes = await allocatedBytes(file);

@@ -9,7 +9,6 @@ import fs from "node:fs";
 import { type DirectIo, OutputFile, ReadableFile } from "../src/channels/index.js";
 import { loadHost, openMappedRam, saveHost } from "../src/engine/index.js";
 import { adviseHugePages } from "../src/hosts/huge-pages.js";
-import { warmFreeMemory } from "./free-memory.js";
 import { MemoryHost } from "../tests/support/memory-host.js";
 
 /** What is to be done. */
@@ -21,8 +20,6 @@ export interface EngineJob {
   readonly output?: string;
   readonly channels?: number;
   readonly direct: boolean;
-  /** Where free memory is warmed, just before what is measured. */
-  readonly directory: string;
 }
 
 /** What it took. */
@@ -44,13 +41,11 @@ async function work(job: EngineJob): Promise<EngineCost> {
   const host = new MemoryHost(openMappedRam(input), adviseHugePages);
   const channels = job.channels === undefined ? {} : { channels: job.channels };
   if (job.kind === "load") {
-    warmFreeMemory(job.directory, host.lengthBytes);
     const cost = await measure(() => loadHost(host, input, channels));
     return { ...cost, syncMs: 0 };
   }
   await loadHost(host, input, { channels: 4 });
   const output = OutputFile.create(job.output ?? "", { replace: true, directIo });
-  warmFreeMemory(job.directory, host.lengthBytes);
   const cost = await measure(() => saveHost(host, output, channels));
   const startMs = performance.now();
   await output.commit();

@@ -7,7 +7,7 @@ import { ReadableFile } from "../src/channels/index.js";
 import { openMappedRam } from "../src/engine/index.js";
 import { type QemuMachine, startQemu, type StartQemuOptions } from "../tests/support/qemu.js";
 import type { EngineCost, EngineJob } from "./engine-process.js";
-import { warmFreeMemory } from "./free-memory.js";
+import { holdFreeMemory } from "./free-memory.js";
 import { configure, cpuMs, machineOptions, prepareSource, startSource, timeMigration } from "./guest.js";
 import type { Comparison, Row } from "./row.js";
 import { allocatedBytes, saveWithQemu, timeSync, withOutput } from "./rows.js";
@@ -66,16 +66,18 @@ function pair(kind: "load" | "save", direct: boolean, channels: number | undefin
 }
 
 function byEngine(
-  { mapped, directory }: EngineSetting,
+  { mapped, directory, machine }: EngineSetting,
   kind: EngineJob["kind"],
   direct: boolean,
   channels: number | undefined,
 ): Promise<Sample> {
   return withOutput(directory, async (output) => {
     const job: EngineJob = {
-      ...{ kind, input: mapped, direct, output, directory },
+      ...{ kind, input: mapped, direct, output },
       ...(channels === undefined ? {} : { channels }),
     };
+    // A save loads it first.
+    await holdFreeMemory(2 * machine.memoryBytes);
     const script = fileURLToPath(new URL("engine-process.ts", import.meta.url));
     const { stdout } = await run(process.execPath, ["--import", "tsx", script, JSON.stringify(job)]);
     const { ms, syncMs, cpuMs: ownCpuMs, extraBytes } = JSON.parse(stdout) as EngineCost;
@@ -104,7 +106,7 @@ async function loadByQemu(setting: EngineSetting, direct: boolean, channels?: nu
     await configure(machine, { "mapped-ram": true, ...(channels === undefined ? {} : { multifd: true }) });
     await setChannels(machine, direct, channels);
     const cpuBefore = cpuMs(machine);
-    warmFreeMemory(setting.directory, setting.machine.memoryBytes);
+    await holdFreeMemory(2 * setting.machine.memoryBytes);
     const uri = `file:${setting.mapped}`;
     const { ms } = await timeMigration(machine, () => machine.qmp("migrate-incoming", { uri }));
     const qemuCpuMs = cpuMs(machine) - cpuBefore;
@@ -117,7 +119,7 @@ async function loadByQemu(setting: EngineSetting, direct: boolean, channels?: nu
 function saveByQemu(setting: EngineSetting, direct: boolean, channels?: number): Promise<Sample> {
   const { source, directory, machine, mapped } = setting;
   return withOutput(directory, async (output) => {
-    warmFreeMemory(directory, machine.memoryBytes);
+    await holdFreeMemory(2 * machine.memoryBytes);
     await prepareSource(source, { "mapped-ram": true, ...(channels === undefined ? {} : { multifd: true }) });
     await setChannels(source, direct, channels);
     const cpuBefore = cpuMs(source);

@@ -101,21 +101,23 @@ async function withMachine<T>(
 }
 
 function loadByQemu(on: Capabilities): InstantRow["measure"] {
-  return (setting) =>
-    withMachine(setting.machine, async (machine, qemuStartMs) => {
+  return async (setting) => {
+    await settle(setting, [setting.mapped]);
+    return withMachine(setting.machine, async (machine, qemuStartMs) => {
       await configure(machine, on);
       const watch = new InstantWatch(machine);
-      settle(setting, [setting.mapped]);
       watch.start();
       await machine.qmp("migrate-incoming", { uri: `file:${setting.mapped}` });
       return { ...(await watch.finish()), qemuStartMs };
     });
+  };
 }
 
 /** The working set is recorded by the first round, which is not counted. */
 function restoreLazily(prefetch: Prefetch): InstantRow["measure"] {
-  return (setting) =>
-    withMachine(setting.machine, async (machine, qemuStartMs) => {
+  return async (setting) => {
+    await settle(setting, [setting.mapped]);
+    return withMachine(setting.machine, async (machine, qemuStartMs) => {
       await configure(machine, {});
       const watch = new InstantWatch(machine);
       let ramportStartMs = NaN;
@@ -133,7 +135,6 @@ function restoreLazily(prefetch: Prefetch): InstantRow["measure"] {
         const outcome = await unlessRefused(
           runRamport(job, () => {
             ramportStartMs = performance.now() - begin;
-            settle(setting, [setting.mapped]);
             watch.start();
           }),
         );
@@ -143,10 +144,12 @@ function restoreLazily(prefetch: Prefetch): InstantRow["measure"] {
         watch.cancel();
       }
     });
+  };
 }
 
 /** Preparing its command line and its residual stream counts as starting ramport; QEMU then is a process that waits, as in the others. */
 async function startClone(setting: InstantSetting): Promise<InstantSample> {
+  await settle(setting, [setting.mapped]);
   const begin = performance.now();
   const qemu = findQemu(setting.machine.version);
   if (!qemu.found) throw new MachineError("not-capable", qemu.reason);
@@ -163,7 +166,6 @@ async function startClone(setting: InstantSetting): Promise<InstantSample> {
     return await withMachine(machine, async (clone, qemuStartMs) => {
       await configure(clone, {});
       const watch = new InstantWatch(clone);
-      settle(setting, [setting.mapped]);
       watch.start();
       await clone.qmp("migrate-incoming", { uri: `file:${residualPath}` });
       return { ...(await watch.finish()), qemuStartMs, ramportStartMs };

@@ -1,7 +1,7 @@
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";
 
-import { warmFreeMemory } from "./free-memory.js";
+import { holdFreeMemory } from "./free-memory.js";
 
 /** Whether inputs are in the page cache when a row begins. */
 export type CacheState = "warm" | "cold";
@@ -12,16 +12,19 @@ const REST_BYTES = 1 << 20;
 
 /** What {@link settle} needs to know. */
 interface SettledPlace {
-  readonly directory: string;
-  /** As much as a row writes. */
+  /** As much as a row writes, to files or to memory. */
   readonly dataBytes: number;
   readonly cache: CacheState;
 }
 
-/** Call it right before the clock starts: free memory is at hand, and the inputs are in the page cache or not. */
-export function settle({ directory, dataBytes, cache }: SettledPlace, inputs: readonly string[]): void {
-  warmFreeMemory(directory, dataBytes);
+/** Room for processes beside what they write. */
+const BESIDE_BYTES = 512 << 20;
+
+/** Call it before anything is measured: free memory is at hand afterwards, and the inputs are in the page cache or not. */
+export async function settle({ dataBytes, cache }: SettledPlace, inputs: readonly string[]): Promise<void> {
   if (cache === "cold") dropFromCache(inputs);
+  // What is read takes as much memory as what is written from it.
+  await holdFreeMemory(BESIDE_BYTES + (cache === "cold" ? 2 : 1) * dataBytes);
 }
 
 /**

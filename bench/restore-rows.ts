@@ -28,7 +28,7 @@ function loadByQemu(on: Capabilities, input: "mapped" | "stream"): Row<Setting>[
       const file = setting[input];
       await configure(destination, on);
       const cpuBefore = cpuMs(destination);
-      settle(setting, [file]);
+      await settle(setting, [file]);
       const uri = input === "mapped" ? `file:${file}` : `exec:cat ${file}`;
       const { ms } = await timeMigration(destination, () => destination.qmp("migrate-incoming", { uri }));
       const qemuCpuMs = cpuMs(destination) - cpuBefore;
@@ -47,9 +47,8 @@ function loadByRamport(channels?: number): Row<Setting>["measure"] {
         input: setting.mapped,
         ...(channels === undefined ? {} : { channels }),
       };
-      const loaded = await unlessRefused(
-        timeMigration(destination, () => runRamport(job, () => settle(setting, [setting.mapped]))),
-      );
+      await settle(setting, [setting.mapped]);
+      const loaded = await unlessRefused(timeMigration(destination, () => runRamport(job)));
       if (typeof loaded === "string") return loaded;
       const { wholeMs } = loaded.value;
       const qemuCpuMs = cpuMs(destination) - cpuBefore;

@@ -62,7 +62,8 @@ export async function measureJob(
   inputs: readonly string[],
   bytes: number,
 ): Promise<Sample> {
-  const ramport = await runRamport(job, () => settle(setting, inputs));
+  await settle(setting, inputs);
+  const ramport = await runRamport(job);
   const { wholeMs, syncMs } = ramport;
   return { moveMs: wholeMs - syncMs, syncMs, wholeMs, bytes, ramport };
 }

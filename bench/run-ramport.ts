@@ -14,7 +14,7 @@ export class Refused extends Error {}
  * @param atStart Called when the process has loaded everything, right before the job begins.
  * @throws Refused when ramport says that it does not do such a job.
  */
-export function runRamport(job: RamportJob, atStart: () => void): Promise<RamportOutcome> {
+export function runRamport(job: RamportJob, atStart?: () => void): Promise<RamportOutcome> {
   return new Promise((resolve, reject) => {
     let outcome: RamportOutcome | undefined;
     let refused: string | undefined;
@@ -22,7 +22,7 @@ export function runRamport(job: RamportJob, atStart: () => void): Promise<Rampor
     child.on("message", (message) => {
       const said = message as RamportMessage;
       if ("ready" in said) {
-        atStart();
+        atStart?.();
         child.send(job);
       } else if ("refused" in said) refused = said.refused;
       else outcome = said;

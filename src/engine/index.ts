@@ -86,7 +86,11 @@ export {
   type LazyLoadResult,
   resumeLazyLoad,
 } from "./outgoing/postcopy/lazy-load.js";
-export { encodePostcopyDevices, encodePostcopyHead, type PostcopyHead } from "./outgoing/postcopy/postcopy-head.js";
+export {
+  encodePostcopyDevices,
+  encodePostcopyHead,
+  type PostcopyHead,
+} from "./outgoing/postcopy/postcopy-head.js";
 export type { PageServerStatistics } from "./outgoing/postcopy/postcopy-statistics.js";
 export type { NamedPageRun, Prefetch } from "./outgoing/postcopy/prefetch.js";
 export { saveHost, type SaveHostOptions, type SaveHostResult } from "./outgoing/save-host.js";

@@ -30,3 +30,8 @@ export function pagesOfSnapshot(
     },
   };
 }
+
+/** Bytes of a guest's memory that have content. */
+export function contentBytes({ blocks, targetPageSize }: PageSource): number {
+  return blocks.reduce((sum, { content }) => sum + content.count(), 0) * targetPageSize;
+}

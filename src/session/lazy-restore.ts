@@ -39,8 +39,9 @@ import {
 } from "./lazy-mark.js";
 import type { Monitor } from "./lazy-monitor.js";
 import type { LazyGuest, LazyRestoreOptions, LazyRestoreResult, WorkingSetUse } from "./lazy-options.js";
-import { pagesOfSnapshot } from "./lazy-pages.js";
+import { contentBytes, pagesOfSnapshot } from "./lazy-pages.js";
 import { findState } from "./lazy-state.js";
+import { isFilling, mayRunGuest, TO_SEE } from "./lazy-verdict.js";
 import {
   keepWorkingSet,
   planWorkingSet,
@@ -65,12 +66,6 @@ const DEFAULT_PREFETCH_BYTES = 256 << 20;
 const RECORDING_QUIET_MS = 1000;
 const RECORDING_MOST_MS = 10_000;
 const POLL_MS = 5;
-/** How long a QEMU may take to read what was sent to it before the connection closed. */
-const VERDICT_MS = 5000;
-/** Its main thread may itself wait for a page, and then says nothing. */
-const SEE = { purpose: "see how it stands", mostMs: 2000 };
-/** States of a destination that still reads. */
-const UNDECIDED: ReadonlySet<string> = new Set(["setup", "active", "device"]);
 const STILL_WAITS =
   "The guest still waits for a part of its memory: run the same command again when what went wrong is mended";
 
@@ -378,12 +373,16 @@ export class LazyRestore {
         if (connected !== undefined) await tidyUp(connected, mark);
         throw error;
       }
-      if (this.#guestMs !== undefined || this.#resumed || (await this.#mayRunGuest())) {
+      if (
+        this.#guestMs !== undefined ||
+        this.#resumed ||
+        (this.#isConnected && (await mayRunGuest(this.#monitor)))
+      ) {
         // A process that lives on does not serve all the same.
         const { connected } = this.#monitor;
         if (connected !== undefined) await giveUpMark(connected, mark);
         if (!(error instanceof CancelledError)) {
-          if (await this.#isFilling()) this.#options.onMessage?.(STILL_WAITS);
+          if (await isFilling(this.#monitor)) this.#options.onMessage?.(STILL_WAITS);
           throw error;
         }
         throw new CancelledError(
@@ -391,46 +390,11 @@ export class LazyRestore {
           error,
         );
       }
-      const qmp = await this.#monitor.client(SEE).catch(() => undefined);
+      const qmp = await this.#monitor.client(TO_SEE).catch(() => undefined);
       if (qmp === undefined) throw error;
       const reason = await reasonOfDestination(qmp, error);
       await tidyUp(qmp, mark);
       throw reason;
     }
   }
-
-  async #isFilling(): Promise<boolean> {
-    return (await this.#migrationStatus()).startsWith("postcopy");
-  }
-
-  /**
-   * Whether the QEMU runs the guest, or will: what was sent before the connection closed, it still reads. It says so only when
-   * it has, and has failed when that was too little.
-   */
-  async #mayRunGuest(): Promise<boolean> {
-    if (!this.#isConnected) return false;
-    const limit = performance.now() + VERDICT_MS;
-    for (;;) {
-      const status = await this.#migrationStatus();
-      if (!UNDECIDED.has(status)) return status.startsWith("postcopy");
-      // Without a word from it, the mark is what does no harm.
-      if (performance.now() > limit) return true;
-      await sleep(POLL_MS);
-    }
-  }
-
-  /** `gone` for a QEMU that has ended. */
-  async #migrationStatus(): Promise<string> {
-    try {
-      const qmp = await this.#monitor.client(SEE);
-      return (await qmp.execute("query-migrate", undefined, { timeoutMs: SEE.mostMs })).status ?? "none";
-    } catch (error) {
-      // No answer may mean that its main thread waits for a page.
-      return error instanceof MachineError && error.code === "timeout" ? "postcopy-silent" : "gone";
-    }
-  }
-}
-
-function contentBytes({ blocks, targetPageSize }: PageSource): number {
-  return blocks.reduce((sum, { content }) => sum + content.count(), 0) * targetPageSize;
 }

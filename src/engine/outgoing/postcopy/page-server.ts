@@ -1,16 +1,9 @@
 import type { ByteSink } from "../../../channels/index.js";
 import { asError } from "../../../errors/as-error.js";
 import { assert } from "../../../errors/index.js";
-import {
-  ByteWriter,
-  encodeEndOfSection,
-  type PageRequest,
-  pingCommand,
-  SectionType,
-} from "../../../wire/index.js";
+import { ByteWriter, encodeEndOfSection, type PageRequest, pingCommand } from "../../../wire/index.js";
 import { type Clock, systemClock } from "../../clock.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
-import { encodeRamPartEnd } from "../../stream-frames.js";
 import { Alarm } from "./alarm.js";
 import { BackgroundFill, FillRate, pagesIn } from "./background-fill.js";
 import { type PostcopyConnection, tooEarly } from "./connection.js";
@@ -19,6 +12,7 @@ import { HeadStart } from "./head-start.js";
 import type { PageServerOptions } from "./page-server-options.js";
 import { type FramedPages, PageRecords } from "./page-records.js";
 import { checkHostPages, type PageSource } from "./page-source.js";
+import { PageWriter } from "./page-writer.js";
 import { PostcopyCounters, type PageServerStatistics } from "./postcopy-statistics.js";
 import { RecordingWindow } from "./recording-window.js";
 import { PageRequestQueue, type WantedPage } from "./request-queue.js";
@@ -54,6 +48,7 @@ export class PageServer {
   readonly #options: PageServerOptions;
   readonly #clock: Clock;
   readonly #queue: PageRequestQueue;
+  readonly #writer: PageWriter;
   readonly #fill: BackgroundFill;
   readonly #rate: FillRate;
   readonly #recording: RecordingWindow;
@@ -86,6 +81,7 @@ export class PageServer {
     this.#counters = new PostcopyCounters(options.mostRecorded);
     this.#recording = new RecordingWindow(this.#clock, options.recording);
     this.#headStart = new HeadStart(this.#clock, options.headStartMs ?? 0);
+    this.#writer = new PageWriter(source, options, this.#counters);
     this.#sliceBytes = options.sliceBytes ?? SLICE_BYTES;
     const mainBytes = Math.max(this.#sliceBytes, this.#clusterBytes);
     this.#mainRecords = new PageRecords(source, mainBytes, this.#counters.pages);
@@ -143,7 +139,7 @@ export class PageServer {
   async sendBeforeRun(connection: PostcopyConnection, runs: readonly BlockRun[]): Promise<void> {
     this.prefer([...runs].sort((a, b) => a.block - b.block || a.start - b.start));
     for (let slice = this.#takeSlice(false); slice.length > 0; slice = this.#takeSlice(false)) {
-      await this.#write(connection, this.#mainRecords, connection.main, slice);
+      await this.#writer.write(connection, this.#mainRecords, connection.main, slice);
     }
   }
 
@@ -189,7 +185,9 @@ export class PageServer {
       // The limit may change meanwhile.
       else await this.#mainAlarm.wait(Math.min(waitMs, LONGEST_WAIT_MS));
     }
-    await this.#end(connection);
+    await this.#writer.end(connection);
+    this.#hasEnded = true;
+    this.#preemptAlarm.ring();
     this.#options.onAllSent?.();
     await connection.shut();
   }
@@ -199,7 +197,11 @@ export class PageServer {
    * that only once it has read something more: until then it says nothing, and waits.
    */
   async #stir(connection: PostcopyConnection): Promise<void> {
-    await this.#send(connection, connection.main, encodedCommand(pingCommand(PostcopyPing.STILL_LOADING)));
+    await this.#writer.send(
+      connection,
+      connection.main,
+      encodedCommand(pingCommand(PostcopyPing.STILL_LOADING)),
+    );
   }
 
   /** Goes on with zero pages where those have to be sent too. */
@@ -220,7 +222,7 @@ export class PageServer {
       if (this.#hasEnded && (connection.isEarlyPreempt === true || isSilent)) {
         const writer = new ByteWriter();
         encodeEndOfSection(writer);
-        await this.#send(connection, preempt, writer.finish());
+        await this.#writer.send(connection, preempt, writer.finish());
         return;
       }
       const wanted = this.#queue.take();
@@ -252,18 +254,18 @@ export class PageServer {
     }
     const neighbours = this.#takeNeighbours();
     if (neighbours.length > 0) {
-      await this.#write(connection, this.#mainRecords, main, neighbours);
+      await this.#writer.write(connection, this.#mainRecords, main, neighbours);
       return 0;
     }
     if (devicesLoaded) {
       this.#recording.begin();
       this.#headStart.begin();
     }
-    const waitMs = this.#fillWaitMs();
+    const waitMs = this.#fillWaitMs(devicesLoaded);
     if (waitMs > 0) return waitMs;
     const runs = this.#takeSlice(devicesLoaded);
     if (runs.length === 0) return undefined;
-    await this.#write(connection, this.#mainRecords, main, runs);
+    await this.#writer.write(connection, this.#mainRecords, main, runs);
     return 0;
   }
 
@@ -298,7 +300,7 @@ export class PageServer {
     for (const run of runs) this.#takeAskedFor(run);
     this.#counters.clusterPages -= 1;
     this.#counters.askedForPages += 1;
-    await this.#write(connection, records, channel, runs);
+    await this.#writer.write(connection, records, channel, runs);
     this.#counters.serviceTimes.add(this.#clock.now() - wanted.askedAtMs);
   }
 
@@ -341,63 +343,15 @@ export class PageServer {
     return (run.end - run.start) * this.#hostPageSize(run.block);
   }
 
-  /** Writes runs that were taken: on the main channel as a part of the RAM section, on the other as they are. */
-  async #write(
-    connection: PostcopyConnection,
-    records: PageRecords,
-    channel: ByteSink,
-    runs: readonly BlockRun[],
-  ): Promise<void> {
-    const { ramId, footers } = this.#options;
-    const isMain = channel === connection.main;
-    records.put(isMain ? new ByteWriter(8).u8(SectionType.PART).u32(ramId).finish() : new Uint8Array());
-    for (const { block, start, end } of runs) {
-      const targetPages = this.#hostPageSize(block) / this.#source.targetPageSize;
-      for (let page = start * targetPages; page < end * targetPages;) {
-        page = records.append(block, page, end * targetPages);
-        if (page < end * targetPages) await this.#send(connection, channel, records.take());
-      }
-    }
-    if (isMain) {
-      const writer = new ByteWriter(16);
-      encodeRamPartEnd(writer, ramId, footers);
-      records.put(writer.finish());
-    }
-    await this.#send(connection, channel, records.take());
-  }
-
-  /**
-   * Ends the stream, once everything that has content was sent. Zero pages that nobody asked for appear by themselves.
-   *
-   * A destination that was slow to read them may ask for some even then, and waits: so a preempt channel is kept in use until
-   * all is over. But QEMU 7.1 and 7.2 read it to its end before they go on, and then let go of who waits.
-   */
-  async #end(connection: PostcopyConnection): Promise<void> {
-    const { ramId, footers } = this.#options;
-    const writer = new ByteWriter();
-    writer.u8(SectionType.END).u32(ramId);
-    encodeRamPartEnd(writer, ramId, footers);
-    writer.u8(SectionType.EOF);
-    await this.#send(connection, connection.main, writer.finish());
-    this.#hasEnded = true;
-    this.#preemptAlarm.ring();
-  }
-
-  async #send(connection: PostcopyConnection, channel: ByteSink, bytes: Uint8Array): Promise<void> {
-    await connection.writeTo(channel, bytes);
-    this.#counters.sentBytes += bytes.length;
-    this.#options.onSent?.();
-  }
-
   get #clusterBytes(): number {
     return this.#recording.isOpen ? 0 : (this.#options.clusterBytes ?? CLUSTER_BYTES);
   }
 
   /** Milliseconds until pages may go out that nobody asked for; the guest is not waited for when it has asked for all there is. */
-  #fillWaitMs(): number {
+  #fillWaitMs(devicesLoaded: boolean): number {
     const isEmpty = this.sent.pendingBytes === 0 || this.#sendsZeroPages;
     const guestMs = this.#recording.isOpen ? LONGEST_WAIT_MS : this.#headStart.leftMs;
-    return Math.max(isEmpty ? 0 : guestMs, this.#rate.waitMs());
+    return Math.max(isEmpty || !devicesLoaded ? 0 : guestMs, this.#rate.waitMs());
   }
 
   #hostPageSize(block: number): number {
