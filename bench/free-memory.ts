@@ -6,7 +6,16 @@ import type { HeldMemory } from "./memory-holder.js";
 
 const PROGRAM = fileURLToPath(new URL("memory-holder.ts", import.meta.url));
 
+/** Whether memory is held before each row, or left as it is. */
+export type FreeMemory = "held" | "any";
+
+let state: FreeMemory = "held";
 let holder: ChildProcess | undefined;
+
+/** Says which of the two it is from now on; `held` when nothing was said. */
+export function useFreeMemory(wanted: FreeMemory): void {
+  state = wanted;
+}
 
 /**
  * Makes sure that so much memory is at hand for who takes it next.
@@ -20,6 +29,7 @@ let holder: ChildProcess | undefined;
  * @returns How many bytes are held: less where the machine has less, none without the optional package koffi.
  */
 export async function holdFreeMemory(bytes: number): Promise<number> {
+  if (state === "any") return 0;
   holder ??= fork(PROGRAM);
   if (holder.exitCode !== null) return 0;
   const { channel } = holder;

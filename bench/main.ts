@@ -17,6 +17,7 @@ import { type InstantRowReport, formatInstant, reportInstant } from "./instant-r
 import { INSTANT_ROWS } from "./instant-rows.js";
 import type { InstantSample } from "./instant-sample.js";
 import { prepareInstant } from "./instant-setting.js";
+import { useFreeMemory } from "./free-memory.js";
 import { machineOptions, startSource } from "./guest.js";
 import { INSPECT_ROWS, prepareInspect } from "./inspect-rows.js";
 import { type Options, parseOptions, type Part } from "./options.js";
@@ -192,6 +193,7 @@ function formatTitle({ part, ramBytes, dataBytes, cache }: Table, runs: number):
 }
 
 const options = parseOptions(process.argv.slice(2));
+useFreeMemory(options.freeMemory);
 const directory = mkdtempSync(path.join(options.dir, "ramport-bench-"));
 // Or the files stay when somebody ends a long run.
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(130));

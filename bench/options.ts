@@ -2,6 +2,7 @@ import os from "node:os";
 
 import { Command, InvalidArgumentError } from "commander";
 
+import type { FreeMemory } from "./free-memory.js";
 import type { CacheState } from "./page-cache.js";
 
 /** What there is to measure, in the order in which it is. */
@@ -19,6 +20,7 @@ export interface Options {
   readonly cache: readonly CacheState[];
   readonly part: readonly Part[];
   readonly runs: number;
+  readonly freeMemory: FreeMemory;
   readonly dir: string;
   readonly only?: string;
   readonly analyze?: string;
@@ -50,6 +52,12 @@ export function parseOptions(argv: readonly string[]): Options {
     ])
     .option("--part <list>", `of ${PARTS.join(", ")} (default: all)`, listOf(oneOf(PARTS)), [...PARTS])
     .option("--runs <count>", "measured rounds", parseRuns, DEFAULT_RUNS)
+    .option(
+      "--free-memory <state>",
+      "held: at hand, as on a machine of its own; any: as it is, wherever a host has taken it",
+      oneOf(["held", "any"]),
+      "held" as const,
+    )
     .option(
       "--quick",
       `1 GiB, warm, ${QUICK_RUNS} rounds, no guest of 64 GiB: what is given beside it counts`,
