@@ -1,10 +1,11 @@
 /**
  * Does one operation of ramport's API in a process of its own, so that its processor time and memory are nobody else's.
- * It says when it has loaded everything, waits for the job, and answers with what it cost.
+ * It is told the job, says when it has loaded everything and is connected, waits for the word, and answers with what it cost.
  *
  * @module
  */
 
+import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import fs from "node:fs";
 
@@ -48,6 +49,8 @@ export type RamportJob =
       readonly output: string;
     };
 
+type QmpJob = Extract<RamportJob, { readonly qmpPath: string }>;
+
 /** What it took. */
 export interface RamportOutcome {
   readonly wholeMs: number;
@@ -77,13 +80,8 @@ function measureSync(): void {
   fs.fsync = Object.assign(timed, { __promisify__: original.__promisify__ });
 }
 
-async function perform(job: RamportJob): Promise<unknown> {
+async function perform(job: Exclude<RamportJob, QmpJob>): Promise<unknown> {
   switch (job.kind) {
-    case "save":
-    case "restore":
-      return throughQmp(job);
-    case "lazy":
-      return restoreLazily(job);
     case "receive":
       return receiveSnapshot(parseMigrationUri(job.uri), job.output);
     case "read":
@@ -102,25 +100,27 @@ async function perform(job: RamportJob): Promise<unknown> {
   }
 }
 
-async function throughQmp(job: RamportJob & { readonly kind: "save" | "restore" }): Promise<void> {
-  const channels = job.channels === undefined ? {} : { channels: job.channels };
-  const qmp = await QmpClient.connect(job.qmpPath);
+async function throughQmp(job: QmpJob, qmp: QmpClient): Promise<void> {
   try {
-    if (job.kind === "save") await saveVm(qmp, job.output, { method: "stream", ...channels });
-    else await restoreVm(qmp, job.input, { method: "send", then: "pause", ...channels });
+    switch (job.kind) {
+      case "save":
+        await saveVm(qmp, job.output, { method: "stream", ...channelsOf(job) });
+        break;
+      case "restore":
+        await restoreVm(qmp, job.input, { method: "send", then: "pause", ...channelsOf(job) });
+        break;
+      case "lazy": {
+        const { qmpPath, input, prefetch, workingSet } = job;
+        await restoreVmLazily(qmp, input, { then: "run", qmpPath, prefetch, workingSet });
+      }
+    }
   } finally {
     await qmp.close();
   }
 }
 
-async function restoreLazily(job: RamportJob & { readonly kind: "lazy" }): Promise<void> {
-  const { qmpPath, input, prefetch, workingSet } = job;
-  const qmp = await QmpClient.connect(qmpPath);
-  try {
-    await restoreVmLazily(qmp, input, { then: "run", qmpPath, prefetch, workingSet });
-  } finally {
-    await qmp.close();
-  }
+function channelsOf({ channels }: { readonly channels?: number }): { channels?: number } {
+  return channels === undefined ? {} : { channels };
 }
 
 function readData(input: string): void {
@@ -150,13 +150,13 @@ function residentBytes(field: "VmRSS" | "VmHWM"): number {
   return Number(new RegExp(`${field}:\\s+(\\d+) kB`).exec(status)?.[1]) * 1024;
 }
 
-async function run(job: RamportJob): Promise<RamportOutcome> {
+async function measure(perform: () => Promise<unknown>): Promise<RamportOutcome> {
   // Forgets the peak that loading the modules had.
   writeFileSync("/proc/self/clear_refs", "5");
   const before = residentBytes("VmRSS");
   const cpuBefore = process.cpuUsage();
   const start = performance.now();
-  await perform(job);
+  await perform();
   const wholeMs = performance.now() - start;
   const cpu = process.cpuUsage(cpuBefore);
   return {
@@ -171,9 +171,24 @@ function answer(message: RamportMessage): void {
   process.send?.(message, () => process.disconnect());
 }
 
+async function work(job: RamportJob): Promise<RamportOutcome> {
+  const ready = await prepare(job);
+  const begin = once(process, "message");
+  process.send?.({ ready: true } satisfies RamportMessage);
+  await begin;
+  return measure(ready);
+}
+
+/** Connects, where there is a QEMU. */
+async function prepare(job: RamportJob): Promise<() => Promise<unknown>> {
+  if (!("qmpPath" in job)) return () => perform(job);
+  const qmp = await QmpClient.connect(job.qmpPath);
+  return () => throughQmp(job, qmp);
+}
+
 measureSync();
 process.once("message", (job) => {
-  void run(job as RamportJob).then(answer, (error: unknown) => {
+  void work(job as RamportJob).then(answer, (error: unknown) => {
     if (error instanceof UsageError) {
       answer({ refused: error.message });
       return;
@@ -182,4 +197,3 @@ process.once("message", (job) => {
     process.exit(1);
   });
 });
-process.send?.({ ready: true } satisfies RamportMessage);

@@ -11,7 +11,7 @@ export class Refused extends Error {}
 /**
  * Does a job in a new process; starting it is not part of what is measured.
  *
- * @param atStart Called when the process has loaded everything, right before the job begins.
+ * @param atStart Called when the process has loaded everything and is connected, right before the job begins.
  * @throws Refused when ramport says that it does not do such a job.
  */
 export function runRamport(job: RamportJob, atStart?: () => void): Promise<RamportOutcome> {
@@ -19,11 +19,12 @@ export function runRamport(job: RamportJob, atStart?: () => void): Promise<Rampo
     let outcome: RamportOutcome | undefined;
     let refused: string | undefined;
     const child = fork(PROGRAM);
+    child.send(job);
     child.on("message", (message) => {
       const said = message as RamportMessage;
       if ("ready" in said) {
         atStart?.();
-        child.send(job);
+        child.send("begin");
       } else if ("refused" in said) refused = said.refused;
       else outcome = said;
     });

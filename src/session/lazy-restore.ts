@@ -69,6 +69,8 @@ const POLL_MS = 5;
 const STILL_WAITS =
   "The guest still waits for a part of its memory: run the same command again when what went wrong is mended";
 
+type QemuRam = ReadonlyMap<string, QemuRamBlock>;
+
 /** What is decided before pages are sent. */
 interface Loading {
   readonly version: QemuVersion;
@@ -131,8 +133,14 @@ export class LazyRestore {
     const fingerprint = Buffer.from(this.#identity.fingerprint).toString("hex");
     const qmp = await this.#monitor.client({ purpose: "begin" });
     try {
-      const found = await findState(qmp, { fingerprint, path: this.#path, file: this.#file });
-      return await (found.kind === "waiting" ? this.#start(qmp, fingerprint) : this.#resume(qmp, found.mark));
+      // Asked together: each answer costs a turn of the QEMU's main loop.
+      const [found, ram] = await Promise.all([
+        findState(qmp, { fingerprint, path: this.#path, file: this.#file }),
+        queryRamBlocks(qmp),
+      ]);
+      return await (found.kind === "waiting"
+        ? this.#start(qmp, ram, fingerprint)
+        : this.#resume(qmp, ram, found.mark));
     } finally {
       if (this.#mark !== undefined) stopServing(this.#mark);
       this.#cancel.close();
@@ -140,13 +148,13 @@ export class LazyRestore {
     }
   }
 
-  async #start(qmp: QmpClient, fingerprint: string): Promise<LazyRestoreResult> {
+  async #start(qmp: QmpClient, ram: QemuRam, fingerprint: string): Promise<LazyRestoreResult> {
     const { file, skeleton } = this.#parts;
-    const asked = Promise.all([queryRamBlocks(qmp), queryMigrationAbilities(qmp)]);
+    const asked = queryMigrationAbilities(qmp);
     asked.catch(() => undefined);
     // While QEMU looks for the answers. What cannot be loaded so is refused while it is still good for another way.
     const devices = encodePostcopyDevices(file, skeleton);
-    const [ram, abilities] = await asked;
+    const abilities = await asked;
     const pages = this.#openPages(ram);
     const head = encodePostcopyHead(file, skeleton, pages, devices);
     const plan = this.#planWorkingSet();
@@ -188,11 +196,11 @@ export class LazyRestore {
     });
   }
 
-  async #resume(qmp: QmpClient, left: LazyMark): Promise<LazyRestoreResult> {
+  async #resume(qmp: QmpClient, ram: QemuRam, left: LazyMark): Promise<LazyRestoreResult> {
     const { onMessage } = this.#options;
     onMessage?.(`The guest waits for pages of ${this.#path}: going on where ${serverName(left)} stopped`);
     this.#resumed = true;
-    const [ram, abilities] = await Promise.all([queryRamBlocks(qmp), queryMigrationAbilities(qmp)]);
+    const abilities = await queryMigrationAbilities(qmp);
     const pages = this.#openPages(ram);
     const preempt = abilities.capabilities.get(PREEMPT) === true;
     expectSameTls(abilities, this.#options.tls);
@@ -218,7 +226,7 @@ export class LazyRestore {
     return mark;
   }
 
-  #openPages(ram: ReadonlyMap<string, QemuRamBlock>): PageSource {
+  #openPages(ram: QemuRam): PageSource {
     checkRamBlocks(this.#snapshot, ram);
     const hostPageSizeOf = (block: string): number | undefined => ram.get(block)?.hostPageSize;
     const { file, skeleton } = this.#parts;
