@@ -145,7 +145,9 @@ export function isServerAlive({ server }: LazyMark): boolean | undefined {
   const { pid, host, startTime, id } = server;
   if (host !== os.hostname()) return undefined;
   const state = processState(pid);
-  if (!state.isAlive || (startTime !== undefined && state.startTime !== startTime)) return false;
+  if (!state.isAlive) return false;
+  // Of another user's process the system may not tell when it began.
+  if (startTime !== undefined && state.startTime !== undefined && state.startTime !== startTime) return false;
   return pid !== process.pid || serving.has(id);
 }
 

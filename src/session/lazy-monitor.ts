@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { errnoCode } from "../channels/index.js";
 import { MachineError, throwIfAborted } from "../errors/index.js";
 import type { QmpClient, QmpConnectOptions } from "../qmp/index.js";
 
@@ -76,8 +77,7 @@ export class Monitor {
         if (next !== undefined) this.#adopt(next);
         this.#isOurs = true;
       } catch (error) {
-        // A busy monitor accepts and does not greet; nobody listens for one that has gone.
-        if (!(error instanceof MachineError) || error.code !== "timeout") throw error;
+        if (!isBusy(error)) throw error;
         if (performance.now() >= limit) throw stillBusy(purpose, mostMs, error);
         if (!isSaid) this.#onMessage?.(waitingFor(purpose, mostMs));
         isSaid = true;
@@ -99,6 +99,15 @@ export class Monitor {
       if (this.#client === client) this.#client = undefined;
     });
   }
+}
+
+/**
+ * A busy monitor has connections wait and does not greet, until there is room for no other in its short queue; nobody listens
+ * for one that has gone.
+ */
+function isBusy(error: unknown): error is MachineError {
+  if (!(error instanceof MachineError)) return false;
+  return error.code === "timeout" || errnoCode(error.cause) === "EAGAIN";
 }
 
 function waitingFor(purpose: string, mostMs: number): string {

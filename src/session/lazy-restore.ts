@@ -377,8 +377,8 @@ export class LazyRestore {
       return await work();
     } catch (error) {
       if (this.#hasAll) {
-        const { connected } = this.#monitor;
-        if (connected !== undefined) await tidyUp(connected, mark);
+        const qmp = await this.#monitor.client(TO_SEE).catch(() => undefined);
+        if (qmp !== undefined) await tidyUp(qmp, mark);
         throw error;
       }
       if (
@@ -387,8 +387,8 @@ export class LazyRestore {
         (this.#isConnected && (await mayRunGuest(this.#monitor)))
       ) {
         // A process that lives on does not serve all the same.
-        const { connected } = this.#monitor;
-        if (connected !== undefined) await giveUpMark(connected, mark);
+        const qmp = await this.#monitor.client(TO_SEE).catch(() => undefined);
+        if (qmp !== undefined) await giveUpMark(qmp, mark);
         if (!(error instanceof CancelledError)) {
           if (await isFilling(this.#monitor)) this.#options.onMessage?.(STILL_WAITS);
           throw error;

@@ -1,5 +1,6 @@
 import { afterEach, expect, test } from "vitest";
 
+import { MachineError } from "../../src/errors/index.js";
 import { QmpClient } from "../../src/qmp/index.js";
 import { Monitor } from "../../src/session/lazy-monitor.js";
 import { FakeMonitor } from "../qmp/fake-monitor.js";
@@ -40,6 +41,22 @@ test("a monitor that another client has is waited for, for so long and no longer
   const waiting = monitor.client({ purpose, signal: cancel.signal, mostMs: 60_000 });
   cancel.abort();
   await expect(waiting).rejects.toMatchObject({ name: "CancelledError" });
+});
+
+test("a monitor whose queue of clients is full is busy, too", async () => {
+  const free = keep(await FakeMonitor.start());
+  let tries = 0;
+  const full = new MachineError(
+    "io",
+    "no further client",
+    {},
+    Object.assign(new Error(), { code: "EAGAIN" }),
+  );
+  const reconnect = (): Promise<QmpClient> => (tries++ < 2 ? Promise.reject(full) : free.connect());
+  const monitor = new Monitor(await free.connect(), reconnect, undefined, SHORT);
+  await monitor.release();
+  expect(await monitor.client({ purpose })).toBe(monitor.connected);
+  expect(tries).toBe(3);
 });
 
 test("a monitor that becomes free is taken; one that nobody listens at is not waited for", async () => {

@@ -96,11 +96,13 @@ async function untilGuest(
   try {
     return await new Promise((resolve, reject) => {
       server.once("error", (cause) => reject(systemError("Starting", process.execPath, cause)));
-      let isGuestThere = false;
+      let guest: Exclude<Report, { readonly kind: "message" }> | undefined;
       // Not before everything that it said has been read.
       server.once("close", (code, killedBy) => {
+        // What had all of its memory when the signal came waits for none.
+        if (guest !== undefined && code === 0) resolve(guest);
         if (signal.aborted) {
-          reject(new CancelledError(isGuestThere ? LEFT_WAITING : undefined));
+          reject(new CancelledError(guest === undefined ? undefined : LEFT_WAITING));
           return;
         }
         const hint = `its log says more: ${logPath}`;
@@ -110,7 +112,7 @@ async function untilGuest(
       server.on("message", (message) => {
         const report = v.parse(reportSchema, message);
         if (report.kind === "message") onMessage(report.text);
-        else if (report.kind === "guest" && signal.aborted) isGuestThere = true;
+        else if (report.kind === "guest" && signal.aborted) guest = report;
         else resolve(report);
       });
     });

@@ -202,10 +202,11 @@ export class V86Host implements MigrationHost {
   /**
    * Wakes a guest that sleeps: it goes on at the waking vector that it left in its ACPI tables (FACS), with its memory.
    *
-   * @throws UsageError when it does not sleep; MachineError `not-capable` when there is no such vector, or when memory that
+   * @throws What the guest was lost by, if it was; UsageError when it does not sleep; MachineError `not-capable` when there is no such vector, or when memory that
    *   is missing cannot come at present. It then sleeps on.
    */
   wake(): void {
+    if (this.#lost !== undefined) throw this.#lost;
     if (this.#acpiSleep === undefined || !this.#isAsleep) throw new UsageError("The guest does not sleep");
     if (this.#isHeld) {
       throw new MachineError("not-capable", "The guest cannot be woken while its memory cannot come", {

@@ -30,8 +30,8 @@ export interface OptionPart {
   readonly raw: string;
 }
 
-/** What a QEMU is called by all who package it. */
-const QEMU_NAME = /^(qemu-system-.+|qemu-kvm.*|kvm)$/;
+/** What a QEMU is called by all who package it; the second is a group's name too (`sudo -g kvm`). */
+const QEMU_NAMES = [/^(qemu-system-.+|qemu-kvm.*)$/, /^kvm$/];
 
 /** What starts another program that stands behind its own options: nobody can tell here where these end. */
 const WRAPPERS = new Set(
@@ -85,6 +85,12 @@ const FLAGS = new Set([
   "xen-domid-restrict",
 ]);
 
+/** Where a word is called as QEMUs are; -1 where none is. */
+function qemuIn(argv: readonly string[]): number {
+  const places = QEMU_NAMES.map((name) => argv.findIndex((word) => name.test(baseName(word))));
+  return places.find((place) => place >= 0) ?? -1;
+}
+
 /**
  * Divides a command line. The first word is the QEMU, whatever it is called; only behind a program that is known to start others
  * (`sudo`, a loader) the QEMU is the first word that is called as QEMUs are.
@@ -96,7 +102,7 @@ export function parseQemuCommandLine(argv: readonly string[]): QemuCommandLine {
   if (first === undefined) {
     throw new UsageError("There is no QEMU to start", { hint: "put its command line behind --" });
   }
-  const at = isWrapper(first) ? argv.findIndex((word) => QEMU_NAME.test(baseName(word))) : 0;
+  const at = isWrapper(first) ? qemuIn(argv) : 0;
   if (at < 0) {
     throw new UsageError(`Which word behind ${printable(first)} is the QEMU cannot be told`, {
       hint: "name it qemu-system-*, qemu-kvm or kvm, or put all but its options into a script",

@@ -29,6 +29,7 @@ describe("parseQemuCommandLine", () => {
 
   test.each([
     [["sudo", "-u", "qemu", "/usr/bin/qemu-system-x86_64", "-S"], 4],
+    [["sudo", "-g", "kvm", "qemu-system-x86_64", "-S"], 4],
     [["/lib/ld.so", "--library-path", "/a", "/opt/qemu-system-aarch64", "-S"], 4],
     [["/usr/libexec/qemu-kvm", "-S"], 1],
     [["/lib64/ld-linux-x86-64.so.2", "--library-path", "/a", "/opt/qemu-system-aarch64", "-S"], 4],

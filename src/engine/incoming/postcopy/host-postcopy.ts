@@ -132,10 +132,12 @@ export class HostPostcopy implements PostcopyTakeOver {
     const { wasRunning, wasSuspended } = guest;
     this.#guest = { wasRunning, wasSuspended };
     const { preempt, events = {}, onListening, onRun } = this.#options;
-    const listening = await this.#postcopy().listen(
-      { blocks, targetPageSize: host.pageSize, preempt: preempt !== undefined, ...place },
-      { main: this.#source, returnPath, ...(preempt === undefined ? {} : { preempt }) },
-      events,
+    const listening = await this.#orRefuse(() =>
+      this.#postcopy().listen(
+        { blocks, targetPageSize: host.pageSize, preempt: preempt !== undefined, ...place },
+        { main: this.#source, returnPath, ...(preempt === undefined ? {} : { preempt }) },
+        events,
+      ),
     );
     this.#listening = listening;
     // A source that is told when the devices are loaded keeps its guest until then; any other has given it away.
@@ -169,9 +171,9 @@ export class HostPostcopy implements PostcopyTakeOver {
   }
 
   /** The source hears of what fails while its guest is its own. */
-  async #orRefuse<T>(work: () => T): Promise<T> {
+  async #orRefuse<T>(work: () => T | Promise<T>): Promise<T> {
     try {
-      return work();
+      return await work();
     } catch (error) {
       if (this.#returnPath !== undefined) await sendRefusal(this.#returnPath);
       throw error;

@@ -1,6 +1,5 @@
 import type { ByteSink } from "../../../channels/index.js";
 import { asError } from "../../../errors/as-error.js";
-import { assert } from "../../../errors/index.js";
 import { ByteWriter, encodeEndOfSection, type PageRequest, pingCommand } from "../../../wire/index.js";
 import { type Clock, systemClock } from "../../clock.js";
 import { PostcopyPing } from "../../postcopy/pings.js";
@@ -11,7 +10,7 @@ import { encodedCommand } from "./encoded-command.js";
 import { HeadStart } from "./head-start.js";
 import type { PageServerOptions } from "./page-server-options.js";
 import { type FramedPages, PageRecords } from "./page-records.js";
-import { checkHostPages, type PageSource } from "./page-source.js";
+import { checkHostPages, hostPageSizeIn, type PageSource } from "./page-source.js";
 import { PageWriter } from "./page-writer.js";
 import { PostcopyCounters, type PageServerStatistics } from "./postcopy-statistics.js";
 import { RecordingWindow } from "./recording-window.js";
@@ -214,6 +213,10 @@ export class PageServer {
     return this.sent.pendingBytes === 0;
   }
 
+  /**
+   * A destination that was slow to read the end may ask for zero pages even then, and waits: so the channel is kept in use until
+   * all is over. But QEMU 7.1 and 7.2 read it to its end before they go on, and then let go of who waits.
+   */
   async #pumpPreempt(connection: PostcopyConnection, preempt: ByteSink): Promise<void> {
     const records = new PageRecords(this.#source, this.#clusterBytes, this.#counters.pages);
     let isSilent = false;
@@ -280,7 +283,7 @@ export class PageServer {
       const run = this.#fill.nextFirst(leftBytes) ?? (devicesLoaded ? this.#fill.next(leftBytes) : undefined);
       if (run === undefined) break;
       // A huge page is a slice of its own.
-      if (bytes > 0 && this.#hostPageSize(run.block) > leftBytes) break;
+      if (bytes > 0 && hostPageSizeIn(this.#source, run.block) > leftBytes) break;
       bytes += this.#take(run);
       runs.push(run);
     }
@@ -327,7 +330,7 @@ export class PageServer {
 
   /** A page that is asked for, and the unsent ones around it: first those behind it, then those in front. */
   #clusterAround({ block, page }: WantedPage): BlockRun[] {
-    const most = pagesIn(this.#clusterBytes, this.#hostPageSize(block));
+    const most = pagesIn(this.#clusterBytes, hostPageSizeIn(this.#source, block));
     const first = page - (page % most);
     const end = Math.min(first + most, this.sent.hostPages(block));
     this.#fill.moveTo({ block, page: end === this.sent.hostPages(block) ? page : end });
@@ -340,7 +343,7 @@ export class PageServer {
   /** Takes pages for sending. Returns their bytes. */
   #take(run: BlockRun): number {
     this.sent.markSent(run);
-    return (run.end - run.start) * this.#hostPageSize(run.block);
+    return (run.end - run.start) * hostPageSizeIn(this.#source, run.block);
   }
 
   get #clusterBytes(): number {
@@ -352,11 +355,5 @@ export class PageServer {
     const isEmpty = this.sent.pendingBytes === 0 || this.#sendsZeroPages;
     const guestMs = this.#recording.isOpen ? LONGEST_WAIT_MS : this.#headStart.leftMs;
     return Math.max(isEmpty || !devicesLoaded ? 0 : guestMs, this.#rate.waitMs());
-  }
-
-  #hostPageSize(block: number): number {
-    const described = this.#source.blocks[block];
-    assert(described !== undefined, `no block ${block}`);
-    return described.hostPageSize;
   }
 }

@@ -1,4 +1,4 @@
-import { FormatError } from "../../../errors/index.js";
+import { assert, FormatError } from "../../../errors/index.js";
 import type { PageBitmap } from "../../../memory/index.js";
 import { type PostcopyAdvice, RAM_SECTION } from "../../../wire/index.js";
 
@@ -51,6 +51,13 @@ export function checkHostPages({ blocks, targetPageSize }: PageSource): void {
       actual: usedLength,
     });
   }
+}
+
+/** Host page size of a block by its number, in bytes. */
+export function hostPageSizeIn({ blocks }: PageSource, block: number): number {
+  const described = blocks[block];
+  assert(described !== undefined, `no block ${block}`);
+  return described.hostPageSize;
 }
 
 /** What ADVISE tells the destination of these pages. */

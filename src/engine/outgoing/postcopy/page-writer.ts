@@ -1,11 +1,10 @@
 import type { ByteSink } from "../../../channels/index.js";
-import { assert } from "../../../errors/index.js";
 import { ByteWriter, SectionType } from "../../../wire/index.js";
 import { encodeRamPartEnd } from "../../stream-frames.js";
 import type { PostcopyConnection } from "./connection.js";
 import type { PageServerOptions } from "./page-server-options.js";
 import type { PageRecords } from "./page-records.js";
-import type { PageSource } from "./page-source.js";
+import { hostPageSizeIn, type PageSource } from "./page-source.js";
 import type { PostcopyCounters } from "./postcopy-statistics.js";
 import type { BlockRun } from "./sent-pages.js";
 
@@ -38,7 +37,7 @@ export class PageWriter {
     const isMain = channel === connection.main;
     records.put(isMain ? new ByteWriter(8).u8(SectionType.PART).u32(ramId).finish() : NOTHING);
     for (const { block, start, end } of runs) {
-      const targetPages = this.#hostPageSize(block) / this.#source.targetPageSize;
+      const targetPages = hostPageSizeIn(this.#source, block) / this.#source.targetPageSize;
       for (let page = start * targetPages; page < end * targetPages;) {
         page = records.append(block, page, end * targetPages);
         if (page < end * targetPages) await this.send(connection, channel, records.take());
@@ -52,12 +51,7 @@ export class PageWriter {
     await this.send(connection, channel, records.take());
   }
 
-  /**
-   * Ends the stream, once everything that has content was sent. Zero pages that nobody asked for appear by themselves.
-   *
-   * A destination that was slow to read them may ask for some even then, and waits: so a preempt channel is kept in use until
-   * all is over. But QEMU 7.1 and 7.2 read it to its end before they go on, and then let go of who waits.
-   */
+  /** Ends the stream, once everything that has content was sent. Zero pages that nobody asked for appear by themselves. */
   async end(connection: PostcopyConnection): Promise<void> {
     const { ramId, footers } = this.#options;
     const writer = new ByteWriter();
@@ -71,11 +65,5 @@ export class PageWriter {
     await connection.writeTo(channel, bytes);
     this.#counters.sentBytes += bytes.length;
     this.#options.onSent?.();
-  }
-
-  #hostPageSize(block: number): number {
-    const described = this.#source.blocks[block];
-    assert(described !== undefined, `no block ${block}`);
-    return described.hostPageSize;
   }
 }

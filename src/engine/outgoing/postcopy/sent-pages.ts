@@ -28,7 +28,7 @@ interface BlockState {
 export class SentPages {
   readonly #source: PageSource;
   readonly #blocks: readonly BlockState[];
-  /** Counted when it is first asked for: the destination has other things to wait for before its guest runs. */
+  /** Counted when it is first asked for: by then the destination loads its devices, and waits for nothing from here. */
   #pendingBytes: number | undefined;
 
   /** All unsent. */
